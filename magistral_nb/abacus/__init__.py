@@ -1,0 +1,1 @@
+"""abacus, the embedded arithmetic model: weights, tokenizer, system prompt and model card."""

@@ -1,0 +1,1 @@
+"""What comes back: values, and the pure functions on them. Knows no endpoint."""

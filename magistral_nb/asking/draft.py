@@ -1,0 +1,131 @@
+"""An answer in the making: events go in, progress and finally an Answer come out."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from magistral_nb.answers.answer import Answer, FinishReason, Usage
+from magistral_nb.asking.events import Event, Finished, Said, Thinking, UsageReported
+
+State = Literal["waiting", "thinking", "answering", "done"]
+
+_FINISH_REASONS = ("stop", "length", "budget", "interrupted", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a view shows while a stream runs. Tokens are None where the endpoint does not count them.
+
+    Attributes:
+        state: "waiting" until the first token, then "thinking", "answering", "done".
+        seconds: since the question was sent.
+        thinking_tokens: tokens of the trace so far.
+        tokens_per_second: thinking and answer tokens per second since the first one.
+    """
+
+    state: State
+    seconds: float
+    thinking_tokens: int | None
+    tokens_per_second: float | None
+
+
+class Draft:
+    """Collects the events of one question.
+
+    Example:
+        >>> draft = Draft("2+2?", model="abacus", server="default")
+        >>> draft.add(Thinking("2+2=4.", tokens=5)); draft.add(Said("4", tokens=1)); draft.add(Finished("stop"))
+        >>> draft.answer().text
+        '4'
+    """
+
+    def __init__(self, prompt: str, *, model: str, server: str) -> None:
+        """Start the clock: the question is sent now."""
+        self.prompt, self.model, self.server = prompt, model, server
+        self.id = uuid.uuid4().hex
+        self._started = time.monotonic()
+        self._first: float | None = None
+        self._last = self._started
+        self._thinking: list[str] = []
+        self._text: list[str] = []
+        self._thinking_tokens: int | None = 0
+        self._answer_tokens: int | None = 0
+        self._reported = UsageReported()
+        self._reason: str | None = None
+        self._state: State = "waiting"
+
+    def add(self, event: Event) -> None:
+        """Take in the next event of the stream."""
+        now = time.monotonic()
+        match event:
+            case Thinking(text, tokens):
+                self._thinking.append(text)
+                self._thinking_tokens = _sum(self._thinking_tokens, tokens)
+                self._state = "thinking"
+            case Said(text, tokens):
+                self._text.append(text)
+                self._answer_tokens = _sum(self._answer_tokens, tokens)
+                self._state = "answering"
+            case UsageReported():
+                self._reported = event
+                return
+            case Finished(reason):
+                self._reason = reason
+                self._state = "done"
+                return
+        self._last = now
+        if self._first is None:
+            self._first = now
+
+    @property
+    def began(self) -> bool:
+        """Whether any token has arrived: such a question is never asked again by itself."""
+        return self._first is not None
+
+    @property
+    def progress(self) -> Progress:
+        """Where the stream stands now."""
+        now = time.monotonic()
+        tokens = _sum(self._thinking_tokens, self._answer_tokens)
+        rate = None
+        if tokens and self._first is not None and now > self._first:
+            rate = tokens / (now - self._first)
+        return Progress(self._state, now - self._started, self._thinking_tokens, rate)
+
+    def answer(self, finish_reason: FinishReason | None = None, error: str | None = None) -> Answer:
+        """The Answer so far; `finish_reason` overrides what the stream said of its end."""
+        reason = finish_reason or self._reason or "error"
+        if reason not in _FINISH_REASONS:  # "tool_calls", "content_filter": an end all the same
+            reason = "stop"
+        return Answer(
+            prompt=self.prompt,
+            thinking="".join(self._thinking),
+            text="".join(self._text),
+            finish_reason=cast("FinishReason", reason),
+            usage=self._usage(),
+            seconds=self._last - self._started,
+            time_to_first_token=None if self._first is None else self._first - self._started,
+            model=self.model,
+            server=self.server,
+            id=self.id,
+            error=error,
+        )
+
+    def _usage(self) -> Usage:
+        """The endpoint's final count where there is one, else what was counted on the way."""
+        reported = self._reported
+        thinking = reported.thinking_tokens
+        if thinking is None:
+            thinking = self._thinking_tokens
+        completion = reported.completion_tokens
+        if completion is None:
+            completion = _sum(self._thinking_tokens, self._answer_tokens)
+        answer = None if completion is None or thinking is None else completion - thinking
+        return Usage(reported.prompt_tokens, thinking, answer, completion)
+
+
+def _sum(left: int | None, right: int | None) -> int | None:
+    return None if left is None or right is None else left + right

@@ -1,0 +1,150 @@
+"""Where a question goes, what it is, and the request that the two make together."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+_THINK_PARTS = re.compile(r"\[THINK\](.*?)\[/THINK\]", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """A model's own way of sampling; None leaves a value to the server.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p: share of the probability mass that is sampled from, over 0 and at most 1.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An OpenAI-compatible server and the model on it.
+
+    Attributes:
+        base_url: up to and with "/v1".
+        model: the name that requests carry.
+        api_key: never shown.
+        server: the name under which people know it.
+        context: context length in tokens, prompt and completion together; None if not told.
+        system_prompt: the model's own, sent where the question brings none.
+        sampling: the model's own.
+        is_vllm: vLLM counts tokens for us (/tokenize, token ids in each chunk); others reject such fields.
+    """
+
+    base_url: str
+    model: str
+    api_key: str | None = field(default=None, repr=False)
+    server: str = "default"
+    context: int | None = None
+    system_prompt: str | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    is_vllm: bool = False
+
+    @property
+    def root_url(self) -> str:
+        """The address without "/v1", where vLLM keeps /tokenize and /health."""
+        return self.base_url.removesuffix("/").removesuffix("/v1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What to ask, and how; None takes the model's own.
+
+    Attributes:
+        text: the user's question.
+        system: replaces the model's own system prompt; "" sends none.
+        temperature: see Sampling.
+        top_p: see Sampling.
+        max_tokens: completion tokens at most, thinking included; fitted to what the context leaves.
+        seed: for sampling that can be repeated.
+    """
+
+    text: str
+    system: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+
+
+def messages(endpoint: Endpoint, question: Question) -> list[dict[str, Any]]:
+    """The chat that is sent.
+
+    Example:
+        >>> messages(Endpoint("http://x/v1", "m", system_prompt="Think."), Question(text="2+2?"))[0]
+        {'role': 'system', 'content': 'Think.'}
+    """
+    system = endpoint.system_prompt if question.system is None else question.system
+    chat: list[dict[str, Any]] = []
+    if system:
+        chat.append({"role": "system", "content": system_content(system)})
+    chat.append({"role": "user", "content": question.text})
+    return chat
+
+
+def system_content(text: str) -> str | list[dict[str, Any]]:
+    """A system prompt as it must travel.
+
+    What stands between [THINK] and [/THINK] goes as a thinking chunk: as plain text the marks would not
+    become the control tokens that the model was trained on.
+
+    Example:
+        >>> system_content("Draft:[THINK]here[/THINK]Then answer.")[1]
+        {'type': 'thinking', 'thinking': 'here', 'closed': True}
+    """
+    parts = _THINK_PARTS.split(text)
+    if len(parts) == 1:
+        return text
+    chunks: list[dict[str, Any]] = []
+    for index, part in enumerate(parts):
+        if index % 2:
+            chunks.append({"type": "thinking", "thinking": part, "closed": True})
+        elif part:
+            chunks.append({"type": "text", "text": part})
+    return chunks
+
+
+def chat_request(endpoint: Endpoint, question: Question, max_tokens: int | None) -> dict[str, Any]:
+    """The body of POST /v1/chat/completions; fields that nobody set are left out.
+
+    Args:
+        endpoint: where it goes.
+        question: what is asked.
+        max_tokens: as fitted by `fit_max_tokens`; None lets the server use all that the context leaves.
+    """
+    sampling = endpoint.sampling
+    wished = {
+        "temperature": sampling.temperature if question.temperature is None else question.temperature,
+        "top_p": sampling.top_p if question.top_p is None else question.top_p,
+        "max_tokens": max_tokens,
+        "seed": question.seed,
+    }
+    body: dict[str, Any] = {
+        "model": endpoint.model,
+        "messages": messages(endpoint, question),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    body |= {name: value for name, value in wished.items() if value is not None}
+    if endpoint.is_vllm:
+        body["return_token_ids"] = True  # counts thinking tokens in constant time per chunk
+    return body
+
+
+def fit_max_tokens(wished: int, *, context: int, prompt_tokens: int) -> int:
+    """As many completion tokens as were wished for, or as the context leaves after the prompt.
+
+    vLLM answers 400 to a max_tokens above that, so the 40,960 of Magistral's card would fail on every
+    smaller context. At most 0 means that the prompt alone fills the context.
+
+    Example:
+        >>> fit_max_tokens(40_960, context=2048, prompt_tokens=48)
+        2000
+    """
+    return min(wished, context - prompt_tokens)

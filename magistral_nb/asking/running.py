@@ -1,0 +1,142 @@
+"""A question being answered: a thread reads the stream, the caller's thread stays free.
+
+A blocking read in the notebook's own thread would delay Ctrl-C until the next token, so HTTP is read
+elsewhere. The thread fills the draft itself: an interrupt of the caller loses nothing that had arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from magistral_nb.asking.draft import Draft
+from magistral_nb.asking.stream import Stream
+from magistral_nb.errors import AskFailed, Interrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from magistral_nb.answers.answer import Answer
+    from magistral_nb.asking.endpoint import Endpoint, Question
+    from magistral_nb.asking.events import Event
+    from magistral_nb.views import View
+
+_TICK_SECONDS = 0.05  # how often views are fed
+_FAREWELL_SECONDS = 1.0  # how long a stopped stream may take to hand over what it has read
+
+
+class Running:
+    """One question on its way; reading begins at once.
+
+    Attributes:
+        draft: all that has arrived so far.
+        error: what ended the stream before its time, if anything.
+    """
+
+    def __init__(self, endpoint: Endpoint, question: Question, when_over: Callable[[], None] | None = None) -> None:
+        """Start reading; `when_over` is called in the reading thread once the stream has ended."""
+        self.draft = Draft(question.text, model=endpoint.model, server=endpoint.server)
+        self.error: BaseException | None = None
+        self._stream = Stream(endpoint, question)
+        self._arrived: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._when_over = when_over
+        self._thread = threading.Thread(target=self._read, name="magistral_nb stream", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        try:
+            for event in self._stream.events():
+                self.draft.add(event)
+                self._arrived.put(event)
+        except BaseException as error:  # noqa: BLE001 - it is raised again by `answer`, in the caller's thread
+            self.error = error
+        finally:
+            self._arrived.put(None)
+            if self._when_over is not None:
+                self._when_over()
+
+    def follow(self, views: Sequence[View]) -> Answer:
+        """Feed `views` until the stream has ended, and return the Answer.
+
+        Raises:
+            AskFailed: the endpoint failed before the first token.
+            Interrupted: Ctrl-C or the notebook's square; it carries the partial Answer.
+        """
+        try:
+            over = False
+            while not over:
+                events, over = self._take()
+                for view in views:
+                    view.update(events, self.draft.progress)
+            answer = self.answer()
+        except KeyboardInterrupt:
+            self.stop()
+            answer = self.draft.answer("interrupted")
+            for view in views:
+                view.close(answer)
+            raise Interrupted(answer) from None
+        except BaseException as error:
+            for view in views:
+                view.close(self.draft.answer("error", str(error)))
+            raise
+        for view in views:
+            view.close(answer)
+        return answer
+
+    def stop(self) -> None:
+        """End the stream; what it had read by then is in the draft when this returns."""
+        self._stream.stop()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(_FAREWELL_SECONDS)
+
+    def answer(self) -> Answer:
+        """The Answer of a stream that has ended.
+
+        Raises:
+            AskFailed: it failed before the first token; later failures are told in the Answer.
+        """
+        if self._stream.stopped:
+            return self.draft.answer("interrupted")
+        if self.error is None:
+            return self.draft.answer()
+        if isinstance(self.error, AskFailed) and self.draft.began:
+            return self.draft.answer("error", str(self.error))
+        raise self.error
+
+    def _take(self) -> tuple[list[Event], bool]:
+        """What arrived within one tick, and whether that was the end."""
+        events: list[Event] = []
+        deadline = time.monotonic() + _TICK_SECONDS
+        with contextlib.suppress(queue.Empty):
+            while (left := deadline - time.monotonic()) > 0:
+                event = self._arrived.get(timeout=left)
+                if event is None:
+                    return events, True
+                events.append(event)
+        return events, False
+
+
+async def arun(endpoint: Endpoint, question: Question) -> Answer:
+    """Ask without blocking the event loop; cancelling the task stops the server's work as well.
+
+    Raises:
+        AskFailed: the endpoint failed before the first token.
+    """
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+
+    def when_over() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            loop.call_soon_threadsafe(over.set)
+
+    running = Running(endpoint, question, when_over)
+    try:
+        await over.wait()
+    except asyncio.CancelledError:
+        running._stream.stop()  # noqa: SLF001 - never joins: the event loop must not wait
+        raise
+    return running.answer()

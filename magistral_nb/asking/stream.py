@@ -1,0 +1,140 @@
+"""One question over HTTP: a blocking iterator of events that any other thread can stop."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from magistral_nb.asking.endpoint import Endpoint, Question, chat_request, fit_max_tokens, messages
+from magistral_nb.asking.events import Finished
+from magistral_nb.asking.wire import Wire, error_text
+from magistral_nb.errors import AskFailed, Rejected, Unauthorized, Unreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import openai
+
+    from magistral_nb.asking.events import Event
+
+_CONNECT_SECONDS = 10.0
+_SILENCE_SECONDS = 600.0  # a queue or a long prefill may keep a healthy server silent for minutes
+
+
+@lru_cache(maxsize=16)
+def client_for(base_url: str, api_key: str | None) -> openai.OpenAI:
+    """One client, so one pool of connections, per endpoint; safe to share between threads."""
+    import openai
+
+    timeout = openai.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS)
+    # The client insists on a key; endpoints without one ignore it.
+    return openai.OpenAI(base_url=base_url, api_key=api_key or "none", timeout=timeout, max_retries=2)
+
+
+class Stream:
+    """One question on its way.
+
+    `events()` blocks and belongs to one thread; `stop()` may come from any other. The openai client does
+    connections, retries and errors, while the body is read raw: its typed chunks cost ten times as much.
+    """
+
+    def __init__(self, endpoint: Endpoint, question: Question) -> None:
+        """Nothing is sent before `events()`."""
+        self.endpoint, self.question = endpoint, question
+        self.stopped = False
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+
+    def events(self) -> Iterator[Event]:
+        """All events until the stream ends or is stopped.
+
+        Raises:
+            Unreachable: nothing answers, or the connection broke off.
+            Unauthorized: the key was refused.
+            Rejected: the endpoint answered with an error of its own.
+        """
+        import openai
+
+        try:
+            yield from self._exchange(client_for(self.endpoint.base_url, self.endpoint.api_key))
+        except openai.OpenAIError as error:
+            if not self.stopped:
+                raise explain(error, self.endpoint.base_url) from error
+        except AskFailed:
+            if not self.stopped:
+                raise
+
+    def stop(self) -> None:
+        """End the stream now, also while it waits for the first token; the server stops generating."""
+        with self._lock:
+            self.stopped = True
+            if self._socket is not None:
+                # Wakes the thread that reads; closing alone would leave it waiting.
+                with contextlib.suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _exchange(self, client: openai.OpenAI) -> Iterator[Event]:
+        body = chat_request(self.endpoint, self.question, self._max_tokens(client))
+        create = client.chat.completions.with_streaming_response.create
+        with create(model=body.pop("model"), messages=body.pop("messages"), extra_body=body) as response:
+            with self._lock:
+                self._socket = response.http_response.extensions["network_stream"].get_extra_info("socket")
+                if self.stopped:
+                    return
+            wire, finished = Wire(), False
+            for data in self._body(response.iter_bytes()):
+                for event in wire.feed(data):
+                    finished = finished or isinstance(event, Finished)
+                    yield event
+            if not finished:
+                raise Unreachable(
+                    f"{self.endpoint.base_url} ended the stream without a finish reason: %magistral_status shows "
+                    "whether it is up."
+                )
+
+    def _body(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        try:
+            yield from pieces
+        except GeneratorExit:
+            raise
+        except Exception as error:  # the client's HTTP library, httpx or httpx2, is its own affair
+            raise Unreachable(
+                f"{self.endpoint.base_url} broke off in mid-stream ({error}): %magistral_status shows whether it is up."
+            ) from error
+
+    def _max_tokens(self, client: openai.OpenAI) -> int | None:
+        wished, context = self.question.max_tokens, self.endpoint.context
+        if wished is None or context is None or not self.endpoint.is_vllm:
+            return wished
+        prompt_tokens = self._count_prompt(client)
+        fitted = fit_max_tokens(wished, context=context, prompt_tokens=prompt_tokens)
+        if fitted < 1:
+            raise Rejected(
+                f"The question has {prompt_tokens:,} tokens and the context is {context:,}: shorten it, "
+                "or serve with a larger --context."
+            )
+        return fitted
+
+    def _count_prompt(self, client: openai.OpenAI) -> int:
+        body = {"model": self.endpoint.model, "messages": messages(self.endpoint, self.question)}
+        reply: Any = client.post(f"{self.endpoint.root_url}/tokenize", cast_to=object, body=body)
+        return int(reply["count"])
+
+
+def explain(error: openai.OpenAIError, where: str) -> AskFailed:
+    """The client's exception as one of ours, with what to type next; `where` is the base URL."""
+    import openai
+
+    if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+        return Unauthorized(f"{where} refused the key: check it, then %magistral_connect {where} again.")
+    if isinstance(error, openai.APIStatusError):
+        said = error_text(error.body if error.body is not None else error.message)
+        return Rejected(f"{where} answered {error.status_code}: {said}.")
+    if isinstance(error, openai.APITimeoutError):
+        return Unreachable(f"{where} did not answer in time: check that the server there is up, then ask again.")
+    if isinstance(error, openai.APIConnectionError):
+        return Unreachable(f"Nothing answers at {where}: check the address, and that the server there is up.")
+    return Rejected(f"{where} did not answer as an OpenAI-compatible server does ({error}): is the address right?")

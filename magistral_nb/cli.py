@@ -1,0 +1,187 @@
+"""The same verbs from a terminal: `magistral-nb serve`, `ask`, `status`, `logs`, `stop`, `install`, `demo`, `lab`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from magistral_nb import options
+from magistral_nb.errors import Interrupted, InvalidOption, MagistralError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_INTERRUPTED = 130  # what shells expect of a command ended by Ctrl-C
+_QUESTION = "What is 347 × 58?"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console command; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if not words or words[0] in {"-h", "--help"}:
+            print(_usage())
+            return 0
+        verb = _VERBS.get(words[0])
+        if verb is None:
+            raise InvalidOption(f"magistral-nb has no command {words[0]!r}: it has {', '.join(_VERBS)}.")
+        return verb(words[1:])
+    except options.Help as text:
+        print(text)
+        return 0
+    except MagistralError as error:
+        from magistral_nb.commands import wording
+
+        print(wording(f"{type(error).__name__}: {error}"), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted; a server that was booting goes on: magistral-nb status", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _usage() -> str:
+    lines = [f"  {name:<8} {(verb.__doc__ or '').splitlines()[0]}" for name, verb in _VERBS.items()]
+    return "usage: magistral-nb COMMAND [options]\n\n" + "\n".join(lines)
+
+
+def _serve(words: list[str]) -> int:
+    """Boot a model with vLLM on this machine."""
+    from magistral_nb.commands import serve_shown
+
+    own, raw = options.split_raw(words)
+    chosen = options.serve_options("magistral-nb serve").parse_args(own)
+    print(serve_shown(chosen, raw, rich=False, ask=True))
+    return 0
+
+
+def _ask(words: list[str]) -> int:
+    """Ask a question: the thinking goes to stderr, the answer to stdout."""
+    parser = options.reason_options("magistral-nb ask")
+    parser.add_argument("question", nargs="*", help="read from standard input where it is left away")
+    chosen = parser.parse_args(words)
+    text = " ".join(chosen.question)
+    if not text and not sys.stdin.isatty():
+        text = sys.stdin.read()
+    server = chosen.server
+    if server is not None and "://" in server:
+        from magistral_nb.serving.server import connect
+
+        server = connect(server).name
+    return _answered(text, server, quiet=chosen.quiet, options_=chosen)
+
+
+def _answered(text: str, server: str | None, *, quiet: bool, options_: object) -> int:
+    from magistral_nb.asking.reason import reason
+    from magistral_nb.views.text_view import QuietView, TextView
+
+    view = QuietView(answer_stream=sys.stdout) if quiet else TextView(answer_stream=sys.stdout)
+    try:
+        answer = reason(
+            text,
+            server=server,
+            system=options.read_system(getattr(options_, "system", None)),
+            temperature=getattr(options_, "temperature", None),
+            top_p=getattr(options_, "top_p", None),
+            max_tokens=getattr(options_, "max_tokens", None),
+            seed=getattr(options_, "seed", None),
+            views=[view],
+        )
+    except Interrupted:
+        return _INTERRUPTED
+    return 1 if answer.finish_reason == "error" else 0
+
+
+def _status(words: list[str]) -> int:
+    """Show every known server."""
+    from magistral_nb.commands import say, status_table
+    from magistral_nb.serving.server import servers
+
+    options.Parser("magistral-nb status", "Show every known server.").parse_args(words)
+    say(status_table(servers()))
+    return 0
+
+
+def _logs(words: list[str]) -> int:
+    """Show the last lines of a server's log."""
+    from magistral_nb.serving.server import find_server
+
+    chosen = options.logs_options("magistral-nb logs").parse_args(words)
+    print(find_server(chosen.name).logs(chosen.lines))
+    return 0
+
+
+def _stop(words: list[str]) -> int:
+    """End a server and all its processes."""
+    from magistral_nb.commands import say
+    from magistral_nb.serving.server import find_server, servers
+
+    chosen = options.stop_options("magistral-nb stop").parse_args(words)
+    for server in servers() if chosen.all else [find_server(chosen.name)]:
+        server.stop()
+        say(f"Server {server.name!r} has ended.")
+    return 0
+
+
+def _install(words: list[str]) -> int:
+    """Install the vLLM that fits this machine, in an environment of its own."""
+    from magistral_nb.commands import install_shown
+
+    options.Parser("magistral-nb install", _install.__doc__ or "").parse_args(words)
+    install_shown()
+    return 0
+
+
+def _demo(words: list[str]) -> int:
+    """Serve what this machine can, ask it a question, say how to go on."""
+    from magistral_nb.commands import serve_shown
+
+    parser = options.Parser("magistral-nb demo", _demo.__doc__ or "")
+    parser.add_argument("question", nargs="*", help=f"{_QUESTION} otherwise")
+    question = " ".join(parser.parse_args(words).question) or _QUESTION
+    chosen = options.serve_options("magistral-nb demo").parse_args(["--install"])
+    server = serve_shown(chosen, (), rich=False, ask=True)
+    print(f"\n{question}\n", flush=True)
+    code = _answered(question, server.name, quiet=False, options_=None)
+    print("\nThe server goes on. The same in a notebook: magistral-nb lab\nTo end the server: magistral-nb stop")
+    return code
+
+
+def _lab(words: list[str]) -> int:
+    """Open JupyterLab on the quickstart notebook."""
+    options.Parser("magistral-nb lab", _lab.__doc__ or "").parse_args(words)
+    import importlib.util
+
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise InvalidOption("JupyterLab is not installed here: pip install 'magistral-nb[lab]', then again.")
+    notebook = _quickstart()
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(notebook)])  # noqa: S606 - becomes Lab
+
+
+def _quickstart() -> Path:
+    """The notebook to open: the repository's own, else a copy of the package's beside the user's work."""
+    package = Path(__file__).parent
+    own = package.parent / "examples" / "quickstart.ipynb"
+    if own.is_file():
+        return own
+    copy = Path.cwd() / "quickstart.ipynb"
+    if not copy.exists():
+        shutil.copy(package / "quickstart.ipynb", copy)
+    return copy
+
+
+_VERBS: dict[str, Callable[[list[str]], int]] = {
+    "serve": _serve,
+    "ask": _ask,
+    "status": _status,
+    "logs": _logs,
+    "stop": _stop,
+    "install": _install,
+    "demo": _demo,
+    "lab": _lab,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""What magics and the terminal share: doing a verb while showing it."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from magistral_nb.errors import BootFailed, EngineNotFound, InvalidOption
+from magistral_nb.serving import boot, hardware
+from magistral_nb.serving.plan import Wishes
+from magistral_nb.views.boot_view import BootView
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from magistral_nb.serving.registry import ServerState
+    from magistral_nb.serving.server import Server
+
+_LARGE_DOWNLOAD = 5e9  # bytes; above that people are told, and in a terminal asked
+
+
+def say(line: str) -> None:
+    """One line for people: on stdout, where notebooks show it plainly."""
+    sys.stdout.write(f"{wording(line)}\n")
+    sys.stdout.flush()
+
+
+def wording(text: str) -> str:
+    """The text as it stands in a notebook; in a terminal the magics in it become commands.
+
+    Example:
+        >>> wording("No server is running: type %magistral_serve, or %magistral_connect URL.")
+        'No server is running: type magistral-nb serve, or magistral-nb ask --server URL.'
+    """
+    ipython = sys.modules.get("IPython")
+    if ipython is not None and ipython.get_ipython() is not None:
+        return text
+    text = text.replace("%magistral_connect", "magistral-nb ask --server").replace("%%reason", "magistral-nb ask")
+    return re.sub(r"%magistral_(\w+)", r"magistral-nb \1", text)
+
+
+def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool, ask: bool) -> Server:
+    """Serve as `options.serve_options` were chosen: show the plan, then the boot.
+
+    Args:
+        chosen: what was typed.
+        raw: vLLM's own flags.
+        rich: a notebook shows the output.
+        ask: confirm a large download first, unless --yes.
+    """
+    wishes = Wishes(chosen.model, chosen.context, chosen.quantization, chosen.kv_cache, raw)
+    try:
+        prepared = boot.prepare(wishes, name=chosen.name, engine=chosen.engine)
+    except EngineNotFound:
+        if not chosen.install or chosen.engine is not None:
+            raise
+        install_shown()
+        prepared = boot.prepare(wishes, name=chosen.name)
+    running = prepared.running
+    if running is None or chosen.replace:
+        for line in prepared.plan.lines():
+            say(line)
+        if chosen.model is None and prepared.profile.name == "abacus":
+            say(
+                "This machine has no GPU, so this is abacus: it truly reasons, but only about arithmetic. "
+                "For Magistral use a GPU machine, or %magistral_connect URL (Ollama: `ollama run magistral`)."
+            )
+        _announce_download(prepared.download, ask=ask and not chosen.yes)
+    server = boot.start(prepared, replace=chosen.replace, port=chosen.port)
+    if running is not None and running.status == "ready" and not chosen.replace:
+        minutes = (time.time() - running.created) / 60
+        say(f"Attached to {server.name!r}: {running.plan.title}, up for {minutes:.0f} min.")
+        return server
+    if chosen.no_wait:
+        say(f"Server {server.name!r} is booting: %magistral_status looks, %magistral_serve waits for it.")
+        return server
+    return _wait_shown(server, rich=rich)
+
+
+def _wait_shown(server: Server, *, rich: bool) -> Server:
+    view = BootView(rich=rich)
+    began = time.monotonic()
+
+    def watch(state: ServerState) -> None:
+        view.update(_durations(state), state.detail)
+
+    try:
+        server.wait(watch=watch)
+    except BootFailed:
+        view.close("The boot failed.", ok=False)
+        raise
+    except KeyboardInterrupt:
+        view.close("Detached: the boot goes on.", ok=False)
+        raise
+    view.close(f"{server.model} is ready after {time.monotonic() - began:.0f} s.", ok=True)
+    return server
+
+
+def _durations(state: ServerState) -> list[tuple[str, float]]:
+    """Each stage with the seconds it took, or is taking."""
+    names = [name for name, _ in state.stages]
+    reached = [seconds for _, seconds in state.stages] + [time.time() - state.created]
+    return [(name, max(0.0, reached[i + 1] - reached[i])) for i, name in enumerate(names)]
+
+
+def install_shown() -> None:
+    """Install the engine that fits this machine, with progress."""
+    from magistral_nb.serving.install import install_engine, print_progress
+
+    began = time.monotonic()
+    with print_progress() as progress:
+        engine = install_engine(gpu=bool(hardware.detect().gpus), progress=progress)
+    say(f"vLLM {engine.version} ({engine.build}) is installed: {engine.source}, {time.monotonic() - began:.0f} s.")
+
+
+def _announce_download(size: float, *, ask: bool) -> None:
+    if size <= _LARGE_DOWNLOAD:
+        return
+    say(f"This downloads {size / 1e9:.0f} GB first.")
+    if not ask:
+        return
+    if not sys.stdin.isatty():
+        raise InvalidOption(f"A download of {size / 1e9:.0f} GB needs a yes: add --yes.")
+    if input("Go on? [y/N] ").strip().lower() not in {"y", "yes"}:
+        raise InvalidOption("Nothing was downloaded: add --yes when you want it.")
+
+
+def status_table(known: Sequence[Server]) -> str:
+    """Every server on a line, or a line that says how to get one."""
+    if not known:
+        return "No server is known: %magistral_serve boots one, %magistral_connect URL reaches one elsewhere."
+    rows = [("name", "status", "model", "context", "up", "address"), *(_status_row(server) for server in known)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    for server in known:
+        state = server.state()
+        if server.status() == "failed" and state is not None:
+            lines.append(f"{server.name}: {state.error or 'its processes are gone'}. %magistral_logs shows more.")
+    return "\n".join(lines)
+
+
+def _status_row(server: Server) -> tuple[str, ...]:
+    state, status = server.state(), server.status()
+    if state is None:
+        context = server.endpoint.context
+        return server.name, status, server.model, f"{context:,}" if context else "", "", server.base_url or ""
+    if status == "booting" and state.stages:
+        status_text = f"booting: {state.stages[-1][0].lower()} {state.detail}".rstrip()
+    else:
+        status_text = status
+    up = "" if status == "failed" else f"{(time.time() - state.created) / 60:.0f} min"
+    context = state.context or state.plan.context
+    return server.name, status_text, state.plan.model, f"{context:,}", up, state.base_url or ""

@@ -1,0 +1,66 @@
+"""%%reason and %reason."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from magistral_nb import options
+from magistral_nb.asking.reason import reason as ask
+from magistral_nb.errors import Interrupted, InvalidOption
+from magistral_nb.magics.interpolate import interpolate
+from magistral_nb.magics.shown import is_rich
+
+if TYPE_CHECKING:
+    from magistral_nb.answers.answer import Answer
+    from magistral_nb.views import View
+
+
+def reason(ipython: Any, line: str, cell: str | None) -> Answer | None:
+    """Ask; the Answer is the cell's value and, with -o, a variable."""
+    parser = options.reason_options("%reason" if cell is None else "%%reason")
+    parser.add_argument("-o", dest="output", metavar="NAME", help="assign the Answer to this variable")
+    parser.add_argument("--folded", action="store_true", help="keep the thinking folded while it streams")
+    words, rest = options.split_question(interpolate(line, ipython.user_ns), parser)
+    chosen = parser.parse_args(words)
+    if cell is not None and rest:
+        raise InvalidOption(f"%%reason takes options on its line and the question below; for {rest!r}, try -o {rest}.")
+    if chosen.output is not None and not chosen.output.isidentifier():
+        raise InvalidOption(f"-o {chosen.output}: this cannot name a variable, try -o answer.")
+    try:
+        answer = ask(
+            interpolate(rest if cell is None else cell, ipython.user_ns),
+            server=chosen.server,
+            system=options.read_system(chosen.system),
+            temperature=chosen.temperature,
+            top_p=chosen.top_p,
+            max_tokens=chosen.max_tokens,
+            seed=chosen.seed,
+            views=[_view(ipython, quiet=chosen.quiet, folded=chosen.folded)],
+        )
+    except Interrupted as stop:
+        _assign(ipython, chosen.output, stop.answer)
+        raise
+    _assign(ipython, chosen.output, answer)
+    if chosen.quiet and cell is not None:  # in _ and Out, but not shown: the view said its one line
+        ipython.displayhook.update_user_ns(answer)
+        return None
+    return answer
+
+
+def _assign(ipython: Any, name: str | None, answer: Answer) -> None:
+    if name is not None:
+        ipython.push({name: answer})
+
+
+def _view(ipython: Any, *, quiet: bool, folded: bool) -> View:
+    if quiet:
+        from magistral_nb.views.text_view import QuietView
+
+        return QuietView()
+    if is_rich(ipython):
+        from magistral_nb.views.trace_view import TraceView
+
+        return TraceView(folded=folded)
+    from magistral_nb.views.text_view import TextView
+
+    return TextView()

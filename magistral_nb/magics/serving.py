@@ -1,0 +1,66 @@
+"""%magistral_serve and its sisters."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from magistral_nb import options
+from magistral_nb.commands import say, serve_shown, status_table
+from magistral_nb.errors import Unauthorized
+from magistral_nb.magics.interpolate import interpolate
+from magistral_nb.magics.shown import CellInterrupted, is_rich
+from magistral_nb.serving.server import Server, connect as connect_to, find_server, servers
+
+
+def serve(ipython: Any, line: str, _cell: None) -> Server:
+    """Plan, boot, wait; interrupting the cell leaves the boot alone."""
+    own, raw = options.split_raw(options.split_words(interpolate(line, ipython.user_ns)))
+    chosen = options.serve_options("%magistral_serve").parse_args(own)
+    rich = is_rich(ipython)
+    try:
+        return serve_shown(chosen, raw, rich=rich, ask=not rich)
+    except KeyboardInterrupt:
+        raise CellInterrupted(
+            "Detached: a boot that has begun goes on. %magistral_serve waits for it again, %magistral_stop ends it."
+        ) from None
+
+
+def connect(ipython: Any, line: str, _cell: None) -> Server:
+    """Connect; a key that the environment does not have is asked for, hidden."""
+    words = options.split_words(interpolate(line, ipython.user_ns))
+    chosen = options.connect_options("%magistral_connect").parse_args(words)
+    try:
+        return connect_to(chosen.url, model=chosen.model, name=chosen.name)
+    except Unauthorized:
+        from getpass import getpass
+
+        from IPython.core.error import StdinNotImplementedError
+
+        try:
+            key = getpass(f"Key for {chosen.url}: ")
+        except (StdinNotImplementedError, EOFError):
+            key = ""
+        if not key:
+            raise
+        return connect_to(chosen.url, api_key=key, model=chosen.model, name=chosen.name)
+
+
+def status(_ipython: Any, line: str, _cell: None) -> None:
+    """Every known server, a line each."""
+    options.Parser("%magistral_status", "Show every known server.").parse_args(options.split_words(line))
+    say(status_table(servers()))
+
+
+def logs(_ipython: Any, line: str, _cell: None) -> None:
+    """The last lines of a log."""
+    chosen = options.logs_options("%magistral_logs").parse_args(options.split_words(line))
+    sys.stdout.write(find_server(chosen.name).logs(chosen.lines) + "\n")
+
+
+def stop(_ipython: Any, line: str, _cell: None) -> None:
+    """End one server, or all."""
+    chosen = options.stop_options("%magistral_stop").parse_args(options.split_words(line))
+    for server in servers() if chosen.all else [find_server(chosen.name)]:
+        server.stop()
+        say(f"Server {server.name!r} has ended.")

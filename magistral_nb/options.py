@@ -1,0 +1,186 @@
+"""Options of magics and commands: one table, so that each has one name wherever it is typed."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import shlex
+from pathlib import Path
+from typing import NoReturn
+
+from magistral_nb.errors import InvalidOption, MagistralError
+
+_OPTION = re.compile(r"\s*(--?[A-Za-z][\w-]*)(=)?")
+_WORD = re.compile(r"""\s*((?:[^\s"']|"[^"]*"|'[^']*')+)""")
+
+
+class Help(MagistralError):
+    """The help text was asked for; it is no failure."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line with a remedy, and that never ends the process."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        """A parser for one magic or one command."""
+        super().__init__(prog, description=description, add_help=False, allow_abbrev=False)
+        self.add_argument("-h", "--help", action=_HelpAction, nargs=0, dest=argparse.SUPPRESS, help="show this help")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of exiting."""
+        if found := re.search(r"unrecognized arguments: (.+)", message):
+            first = found[1].split()[0]
+            known = list(self._option_string_actions)
+            near = difflib.get_close_matches(first.split("=")[0], known, n=1)
+            if near:
+                raise InvalidOption(f"{self.prog} has no option {first}: did you mean {near[0]}?")
+            raise InvalidOption(f"{self.prog} does not know {first!r}: {self.prog} --help lists what it takes.")
+        raise InvalidOption(f"{self.prog}: {message}: {self.prog} --help lists what it takes.")
+
+    def takes_value(self, option: str) -> bool:
+        """Whether a value follows this option."""
+        action = self._option_string_actions.get(option)
+        return action is not None and action.nargs != 0
+
+
+class _HelpAction(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        raise Help(parser.format_help())
+
+
+def tokens(text: str) -> int:
+    """A number of tokens as people write it.
+
+    Example:
+        >>> tokens("40,960"), tokens("32k")
+        (40960, 32768)
+    """
+    digits = re.fullmatch(r"([\d_,]+)(k?)", text.strip().lower())
+    if digits is None or not digits[1].strip("_,"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens, such as 32768 or 32k")
+    return int(re.sub("[_,]", "", digits[1])) * (1024 if digits[2] else 1)
+
+
+def serve_options(prog: str) -> Parser:
+    """Of %magistral_serve and `magistral-nb serve`."""
+    parser = Parser(prog, "Boot a model with vLLM on this machine, or attach to it where it runs already.")
+    add = parser.add_argument
+    add("model", nargs="?", help="abacus, 2506, 2507, 2509 (Magistral Small), a repository or a folder")
+    add("--context", type=tokens, metavar="N", help="tokens, prompt and completion together")
+    add("--quantization", choices=("fp8", "none"), help="of the weights; FP8 on a GPU unless you say none")
+    add("--kv-cache", choices=("fp8", "auto"), help="type of the KV cache")
+    add("--name", default="default", help="under which the server is known")
+    add("--replace", action="store_true", help="end another server of this name first")
+    add("--no-wait", action="store_true", help="return at once; the boot goes on")
+    add("--engine", metavar="here|PATH", help="this Python's vllm, or another environment or vllm command")
+    add("--port", type=int, metavar="N", help="on 127.0.0.1; a free one is found otherwise")
+    add("--install", action="store_true", help="install the engine first where it is missing")
+    add("--yes", action="store_true", help="do not ask before a large download")
+    return parser
+
+
+def reason_options(prog: str) -> Parser:
+    """Of %%reason, %reason and `magistral-nb ask`."""
+    parser = Parser(prog, "Ask a reasoning model; the thinking is streamed, the answer comes back.")
+    add = parser.add_argument
+    add("--quiet", action="store_true", help="one line instead of the thinking")
+    add("--max-tokens", type=tokens, metavar="N", help="completion tokens at most, thinking included")
+    add("--temperature", type=float, metavar="T", help="0 is greedy; the model's own otherwise")
+    add("--top-p", type=float, metavar="P", help="the model's own otherwise")
+    add("--seed", type=int, metavar="N", help="makes sampling repeatable")
+    add("--system", metavar="TEXT|@FILE", help="replaces the model's own system prompt")
+    add("--server", metavar="NAME", help="which server; the last one served or connected otherwise")
+    return parser
+
+
+def connect_options(prog: str) -> Parser:
+    """Of %magistral_connect."""
+    parser = Parser(prog, "Connect to an OpenAI-compatible server that runs already.")
+    parser.add_argument("url", help="such as http://localhost:11434/v1")
+    parser.add_argument("--model", help="one of the server's; its first otherwise")
+    parser.add_argument("--name", default="default", help="under which it is known here")
+    return parser
+
+
+def name_options(prog: str, description: str) -> Parser:
+    """Of whatever takes one server's name."""
+    parser = Parser(prog, description)
+    parser.add_argument("name", nargs="?", help="of the server; the one that a question would go to otherwise")
+    return parser
+
+
+def stop_options(prog: str) -> Parser:
+    """Of %magistral_stop and `magistral-nb stop`."""
+    parser = name_options(prog, "End a server and all its processes.")
+    parser.add_argument("--all", action="store_true", help="every server")
+    return parser
+
+
+def logs_options(prog: str) -> Parser:
+    """Of %magistral_logs and `magistral-nb logs`."""
+    parser = name_options(prog, "Show the last lines of a server's log.")
+    parser.add_argument("--lines", type=int, default=50, metavar="N")
+    return parser
+
+
+def split_raw(words: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Own options, and the raw vLLM flags behind "--".
+
+    Example:
+        >>> split_raw(["abacus", "--", "--max-num-seqs", "8"])
+        (['abacus'], ('--max-num-seqs', '8'))
+    """
+    if "--" not in words:
+        return words, ()
+    at = words.index("--")
+    return words[:at], tuple(words[at + 1 :])
+
+
+def split_words(line: str) -> list[str]:
+    """A magic's line as a shell would split it.
+
+    Raises:
+        InvalidOption: a quotation mark is not closed.
+    """
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise InvalidOption(f"A quotation mark is not closed in: {line.strip()}") from error
+
+
+def split_question(line: str, parser: Parser) -> tuple[list[str], str]:
+    """Leading options, and the question behind them just as it was written, apostrophes and all.
+
+    Example:
+        >>> split_question("--seed 7 What's 2 + 2?", reason_options("%reason"))
+        (['--seed', '7'], "What's 2 + 2?")
+    """
+    words: list[str] = []
+    rest = line
+    while match := _OPTION.match(rest):
+        option, equals = match[1], match[2]
+        rest = rest[match.end() :]
+        if equals or parser.takes_value(option):
+            value = _WORD.match(rest)
+            if value is None:
+                return [*words, option], rest.strip()
+            words += [option, "".join(split_words(value[1]))]
+            rest = rest[value.end() :]
+        else:
+            words.append(option)
+    return words, rest.strip()
+
+
+def read_system(value: str | None) -> str | None:
+    """The system prompt that --system means: its text, or a file's behind "@".
+
+    Raises:
+        InvalidOption: the file cannot be read.
+    """
+    if value is None or not value.startswith("@"):
+        return value
+    try:
+        return Path(value[1:]).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidOption(f"--system {value}: the file cannot be read ({error}).") from error

@@ -1,0 +1,31 @@
+"""Where the package writes: one place to look, one environment variable to move it all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+HOME_VARIABLE = "MAGISTRAL_NB_HOME"
+_APP = "magistral_nb"
+
+
+def _root(kind: str) -> Path:
+    home = os.environ.get(HOME_VARIABLE)
+    if home:
+        return Path(home).expanduser().absolute() / kind
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir(_APP) if kind == "cache" else platformdirs.user_data_dir(_APP))
+
+
+def engines() -> Path:
+    """Environments with a vLLM in each (about 2.3 GB for the CPU engine): safe to delete."""
+    return _root("cache") / "engines"
+
+
+def servers() -> Path:
+    """State files and logs of servers, in a folder that only its owner can read."""
+    folder = _root("data") / "servers"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.chmod(0o700)
+    return folder

@@ -1,0 +1,1 @@
+"""Getting a model server up, known and down."""

@@ -1,0 +1,204 @@
+"""From wishes to a running server: plan, find out whether it runs already, start its supervisor."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from magistral_nb.errors import BootFailed, NameTaken, PlanRefused
+from magistral_nb.serving import catalogue, checkpoint, hardware, plan as planning, registry, supervisor
+from magistral_nb.serving.engine import check_platform, find_engine
+from magistral_nb.serving.server import Server, use
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from magistral_nb.serving.catalogue import Profile
+    from magistral_nb.serving.plan import Plan
+    from magistral_nb.serving.registry import ServerState
+
+_SUPERVISOR_SECONDS = 30.0  # a cold disk may take some to start a Python
+_STOP_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A boot that is planned and not begun.
+
+    Attributes:
+        plan: the command and its reasons.
+        profile: the model.
+        name: of the server to be.
+        running: the state of a server that already runs by this very plan.
+        download: bytes that the boot will fetch.
+    """
+
+    plan: Plan
+    profile: Profile
+    name: str
+    running: ServerState | None
+    download: float
+
+
+def prepare(wishes: planning.Wishes, *, name: str = "default", engine: str | None = None) -> Prepared:
+    """Plan a boot on this machine, and see whether it already runs.
+
+    Raises:
+        UnsupportedPlatform: this engine has no build for this system.
+        UnknownModel, NotACheckpoint, EngineNotFound, PlanRefused: see there.
+    """
+    here = hardware.detect()
+    check_platform(here.system, here.machine)
+    profile = catalogue.find_profile(wishes.model, gpu=bool(here.gpus))
+    plan = planning.make_plan(here, profile, wishes, find_engine(engine, gpu=bool(here.gpus)))
+    state = registry.load(name) if registry.check_name(name) else None
+    same = state is not None and state.is_alive() and state.status != "failed"
+    running = state if same and state is not None and state.plan.fingerprint == plan.fingerprint else None
+    return Prepared(plan, profile, name, running, 0 if running else checkpoint.pending_download(profile))
+
+
+def start(prepared: Prepared, *, replace: bool = False, port: int | None = None) -> Server:
+    """Start the planned server, or attach to the one that runs by the same plan.
+
+    Returns at once: the boot goes on in a process of its own. `Server.wait` waits for it.
+
+    Raises:
+        NameTaken: another plan runs under this name.
+        PlanRefused: the wished port is taken.
+        BootFailed: not even the supervisor started.
+    """
+    name, plan = prepared.name, prepared.plan
+    with registry.lock(name):
+        state = registry.load(name)
+        if state is not None and state.is_alive():
+            if state.status != "failed" and state.plan.fingerprint == plan.fingerprint and not replace:
+                return use(name)
+            if state.status != "failed" and not replace:
+                raise NameTaken(
+                    f"Server {name!r} already runs {state.plan.title}: add --replace to end that one, or --name OTHER "
+                    "to run both."
+                )
+            stop(state)
+        if port is not None and not supervisor.is_free(port):
+            raise PlanRefused(f"Port {port} is taken: leave --port away and a free one is found.")
+        _spawn(
+            registry.ServerState(
+                name=name,
+                status="booting",
+                plan=plan,
+                api_key=secrets.token_urlsafe(32),
+                log_path=str(_fresh_log(name)),
+                wished_port=port,
+                system_prompt=checkpoint.system_prompt(prepared.profile),
+                created=time.time(),
+            )
+        )
+    return use(name)
+
+
+def serve(
+    model: str | None = None,
+    *,
+    context: int | None = None,
+    quantization: str | None = None,
+    kv_cache: str | None = None,
+    name: str = "default",
+    replace: bool = False,
+    wait: bool = True,
+    engine: str | None = None,
+    port: int | None = None,
+    engine_args: Sequence[str] = (),
+    watch: Callable[[ServerState], None] | None = None,
+) -> Server:
+    """Boot a model with vLLM on this machine, or attach to it where it already runs.
+
+    Args:
+        model: short name ("2509", "abacus"), repository or folder; None takes Magistral Small on a GPU
+            and abacus, the embedded arithmetic model, without one.
+        context: tokens, prompt and completion together; at most 40,960 unless you ask for more.
+        quantization: "fp8" or "none"; None takes FP8 on a GPU.
+        kv_cache: "fp8" or "auto"; None takes FP8 where the card can.
+        name: under which the server is known.
+        replace: end another server of this name first.
+        wait: until it has answered a first question.
+        engine: "here" for the vllm of this Python, or another environment's folder or vllm command.
+        port: on 127.0.0.1; None finds a free one.
+        engine_args: raw vLLM flags, handed on last.
+        watch: called with the state about ten times a second while it boots.
+
+    Raises:
+        UnsupportedPlatform, UnknownModel, NotACheckpoint, EngineNotFound, PlanRefused: nothing was started.
+        NameTaken: another plan runs under this name.
+        BootFailed: with the cause as the log tells it.
+
+    Example:
+        >>> import magistral_nb
+        >>> server = magistral_nb.serve("abacus")  # doctest: +SKIP
+    """
+    wishes = planning.Wishes(model, context, quantization, kv_cache, tuple(engine_args))
+    server = start(prepare(wishes, name=name, engine=engine), replace=replace, port=port)
+    return server.wait(watch=watch) if wait else server
+
+
+def stop(state: ServerState) -> None:
+    """End a server of ours and wait until its processes are gone."""
+    import os
+    import signal
+
+    if state.supervisor is not None and state.supervisor.is_alive():
+        os.kill(state.supervisor.pid, signal.SIGTERM)
+        deadline = time.monotonic() + _STOP_SECONDS
+        while state.is_alive() and time.monotonic() < deadline:
+            _reap()
+            time.sleep(0.05)
+    if state.engine is not None and state.engine.is_alive():  # an orphan: its supervisor is gone
+        supervisor.end_group(state.engine.pid)
+    registry.forget(state.name)
+
+
+_children: list[subprocess.Popen[bytes]] = []
+
+
+def _reap() -> None:
+    """Collect supervisors that have ended, or they would stay as zombies of this kernel."""
+    _children[:] = [child for child in _children if child.poll() is None]
+
+
+def _spawn(state: ServerState) -> None:
+    path = registry.path_of(state.name)
+    registry.save(path, state)
+    with Path(state.log_path).open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", supervisor.__name__, str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    _reap()
+    _children.append(child)
+    deadline = time.monotonic() + _SUPERVISOR_SECONDS
+    while time.monotonic() < deadline:
+        now = registry.load(state.name)
+        if now is not None and now.supervisor is not None:
+            return
+        if child.poll() is not None:
+            break
+        time.sleep(0.02)
+    child.kill()
+    registry.forget(state.name)
+    raise BootFailed(f"The supervisor of {state.name!r} did not start: see {state.log_path}.")
+
+
+def _fresh_log(name: str) -> Path:
+    """An empty log; the one of the boot before is kept beside it."""
+    path = registry.log_path_of(name)
+    if path.exists():
+        path.replace(path.with_suffix(".log.1"))
+    path.touch(mode=0o600)
+    return path

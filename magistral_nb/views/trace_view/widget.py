@@ -1,0 +1,29 @@
+"""The widget behind the live view. Importing this costs ipywidgets and anywidget: do it when one is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anywidget
+import traitlets
+
+_HERE = Path(__file__).parent
+
+
+class TraceWidget(anywidget.AnyWidget):  # type: ignore[misc]  # neither package has types
+    """What JavaScript sees of a stream.
+
+    Pieces of text travel as custom messages, which a page that has not loaded the JavaScript yet does not
+    hear. `so_far` has the same shape, starts at the beginning and stays in the page's model.
+    """
+
+    _esm = _HERE / "trace_view.js"
+    _css = _HERE / "trace_view.css"
+
+    # Not "open": that would shadow Widget.open().
+    folded = traitlets.Bool(default_value=False).tag(sync=True)
+    so_far = traitlets.Dict().tag(sync=True)
+
+    def __repr__(self) -> str:
+        """What a front end without widgets shows; the default would list the state of every trait."""
+        return "Thinking…"

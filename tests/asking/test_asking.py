@@ -1,0 +1,185 @@
+"""One question, from Python, against a scripted server (no engine): ends of every kind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+from stand_in import content, deltas, done, finish, hang, reasoning, refuse, usage
+
+import magistral_nb
+from magistral_nb import errors
+from magistral_nb.asking.events import Said, Thinking
+
+GOOD = [
+    reasoning("2 + 2 = 4.", [1, 2, 3]),
+    content("4", [4]),
+    finish("stop"),
+    usage(prompt=9, completion=5, reasoning=3),
+    done(),
+]
+
+
+@pytest.fixture
+def server(stand_in):
+    return magistral_nb.connect(stand_in.url, api_key="k-123")
+
+
+class Recorder:
+    """A view that keeps what it is shown."""
+
+    def __init__(self):
+        self.events, self.closed, self.updates = [], None, 0
+
+    def update(self, events, _progress):
+        self.events += events
+        self.updates += 1
+
+    def close(self, answer):
+        assert self.closed is None
+        self.closed = answer
+
+
+def test_answer_has_trace_text_and_counts(stand_in, server):
+    stand_in.enqueue(deltas(GOOD))
+    view = Recorder()
+    answer = magistral_nb.reason("2+2?", views=[view])
+    assert (answer.thinking, answer.text, str(answer)) == ("2 + 2 = 4.", "4", "4")
+    assert answer.finish_reason == "stop"
+    assert (answer.usage.prompt_tokens, answer.usage.thinking_tokens) == (9, 3)
+    assert (answer.usage.answer_tokens, answer.usage.completion_tokens) == (2, 5)
+    assert 0 < answer.time_to_first_token <= answer.seconds
+    assert (answer.model, answer.server, answer.prompt) == ("stand-in", "default", "2+2?")
+    assert [type(e) for e in view.events[:2]] == [Thinking, Said]
+    assert view.closed == answer
+    request = stand_in.requests[0]
+    assert {k.lower(): v for k, v in request.headers.items()}["authorization"] == "Bearer k-123"
+
+
+def test_the_handle_asks_too(stand_in, server):
+    stand_in.enqueue(deltas(GOOD))
+    assert server.reason("2+2?").text == "4"
+
+
+def test_max_tokens_are_fitted_to_the_context(stand_in, server):
+    stand_in.enqueue(deltas(GOOD))
+    magistral_nb.reason("2+2?", max_tokens=10**6)
+    sent = stand_in.requests[-1].json["max_tokens"]
+    assert 40_000 < sent < 40_960
+
+
+def test_a_question_longer_than_the_context_says_so(stand_in, server):
+    with pytest.raises(errors.Rejected, match="context is 40,960"):
+        magistral_nb.reason("word " * 50_000, max_tokens=10)
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "says"),
+    [
+        (refuse(401, "no"), errors.Unauthorized, "refused the key"),
+        (refuse(400, "max_tokens is wrong"), errors.Rejected, "400: max_tokens is wrong"),
+        (refuse(404, "no such model"), errors.Rejected, "404: no such model"),
+    ],
+)
+def test_refusals_are_typed_and_one_line(stand_in, server, reply, error, says):
+    stand_in.enqueue(reply)
+    view = Recorder()
+    with pytest.raises(error, match=says) as caught:
+        magistral_nb.reason("2+2?", views=[view])
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is not None
+    assert view.closed.finish_reason == "error"
+
+
+def test_a_server_that_went_away_is_unreachable(stand_in, server):
+    stand_in.close()
+    with pytest.raises(errors.Unreachable, match="Nothing answers"):
+        magistral_nb.reason("2+2?")
+
+
+def test_death_in_mid_stream_keeps_what_had_arrived(stand_in, server):
+    stand_in.enqueue(deltas(GOOD[:1], ending="die"))
+    view = Recorder()
+    answer = magistral_nb.reason("2+2?", views=[view])
+    assert (answer.finish_reason, answer.thinking, answer.text) == ("error", "2 + 2 = 4.", "")
+    assert "broke off" in answer.error
+    assert view.closed == answer
+
+
+def test_a_stream_without_an_end_is_an_error(stand_in, server):
+    stand_in.enqueue(deltas(GOOD[:2]))
+    answer = magistral_nb.reason("2+2?")
+    assert (answer.finish_reason, answer.text) == ("error", "4")
+    assert "without a finish reason" in answer.error
+
+
+def interrupt_main_soon(after: float):
+    import _thread
+
+    timer = threading.Timer(after, _thread.interrupt_main)
+    timer.start()
+    return timer
+
+
+@pytest.mark.parametrize("reply", [hang(), deltas(GOOD[:1], ending="hang")])
+def test_ctrl_c_keeps_the_partial_answer_and_hangs_up(stand_in, server, reply):
+    stand_in.enqueue(reply)
+    interrupt_main_soon(0.5)
+    began = time.monotonic()
+    with pytest.raises(errors.Interrupted) as caught:
+        magistral_nb.reason("2+2?")
+    assert time.monotonic() - began < 2
+    answer = caught.value.answer
+    assert answer.finish_reason == "interrupted"
+    assert answer.thinking == ("2 + 2 = 4." if reply.chunks else "")
+    assert stand_in.requests[0].disconnected.wait(2), "the server was not told"
+
+
+def test_areason_many_at_once(stand_in, server):
+    stand_in.enqueue(*[deltas(GOOD, delay=0.05) for _ in range(20)])
+
+    async def ask_all():
+        return await asyncio.gather(*[magistral_nb.areason(f"{n}?") for n in range(20)])
+
+    began = time.monotonic()
+    answers = asyncio.run(ask_all())
+    assert [a.prompt for a in answers] == [f"{n}?" for n in range(20)]
+    assert {a.text for a in answers} == {"4"}
+    assert time.monotonic() - began < 20 * 0.05 * len(GOOD), "they ran one after the other"
+
+
+def test_areason_cancelled_hangs_up(stand_in, server):
+    stand_in.enqueue(deltas(GOOD[:1], ending="hang"))
+
+    async def ask_and_cancel():
+        task = asyncio.create_task(magistral_nb.areason("2+2?"))
+        await asyncio.sleep(0.4)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(ask_and_cancel())
+    assert stand_in.requests[0].disconnected.wait(2)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"question": "  "}, errors.EmptyQuestion, "empty"),
+        ({"temperature": -1}, errors.InvalidOption, "temperature"),
+        ({"top_p": 0}, errors.InvalidOption, "top_p"),
+        ({"max_tokens": 0}, errors.InvalidOption, "max_tokens"),
+        ({"server": "defualt"}, errors.ServerNotFound, "did you mean default"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_sent(stand_in, server, options, error, says):
+    with pytest.raises(error, match=says):
+        magistral_nb.reason(**({"question": "2+2?"} | options))
+    assert not stand_in.requests
+
+
+def test_no_server_says_what_to_type():
+    with pytest.raises(errors.ServerNotFound, match="%magistral_serve"):
+        magistral_nb.reason("2+2?")

@@ -1,0 +1,89 @@
+"""A stand-in for the `vllm` command: its log lines and its API, in a second instead of half a minute.
+
+It is started by the real supervisor in place of vLLM. Where the model's folder holds a file `behaviour`, its
+word says how to misbehave: "die" (while loading), "mute" (never healthy), "useless" (healthy, but every
+question is answered with 400), "deaf" (ignores SIGTERM and has a child that does too).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+LOG = """\
+INFO 11-21 [api_utils.py:347]  version 0.32.0
+INFO 11-21 [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: model='m'
+INFO 11-21 [cpu_model_runner.py:68] Starting to load model m...
+Loading safetensors checkpoint shards:   0% Completed | 0/1 [00:00<?, ?it/s]
+Loading safetensors checkpoint shards: 100% Completed | 1/1 [00:00<00:00, 33.34it/s]
+INFO 11-21 [kv_cache_utils.py:2327] CPU KV cache size: 32,768 tokens
+INFO 11-21 [entry.py:140] Starting vLLM server on http://127.0.0.1:8765
+INFO:     Application startup complete.
+"""
+DEATH = """\
+Traceback (most recent call last):
+ValueError: the weights are made of cheese
+RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
+"""
+
+
+class Handler(BaseHTTPRequestHandler):
+    behaviour = ""
+    key = os.environ.get("VLLM_API_KEY", "")
+
+    def log_message(self, *_args):
+        pass
+
+    def say(self, status, body):
+        text = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def do_GET(self):
+        if self.path == "/health":
+            self.say(503 if self.behaviour == "mute" else 200, {})
+        elif self.headers.get("Authorization") != f"Bearer {self.key}":
+            self.say(401, {"error": "Unauthorized"})
+        else:
+            self.say(200, {"data": [{"id": "m", "max_model_len": 1234}]})
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Authorization") != f"Bearer {self.key}":
+            self.say(401, {"error": "Unauthorized"})
+        elif self.behaviour == "useless":
+            self.say(400, {"error": {"message": "missing 1 required positional argument: 'force_tool_names'"}})
+        else:
+            self.say(200, {"choices": [{"message": {"content": "4"}}]})
+
+
+def main():
+    model, port = sys.argv[2], int(sys.argv[sys.argv.index("--port") + 1])
+    word = Path(model, "behaviour")
+    Handler.behaviour = word.read_text().strip() if word.is_file() else ""
+    for line in LOG.splitlines(keepends=True)[:3]:
+        sys.stderr.write(line)
+    time.sleep(0.2)
+    if Handler.behaviour == "die":
+        sys.stderr.write(DEATH)
+        sys.exit(1)
+    if Handler.behaviour == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, 1); time.sleep(600)"])
+    for line in LOG.splitlines(keepends=True)[3:]:
+        sys.stderr.write(line)
+        sys.stderr.flush()
+        time.sleep(0.05)
+    ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+
+
+if __name__ == "__main__":
+    main()

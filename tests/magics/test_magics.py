@@ -1,0 +1,190 @@
+"""Magics in a real IPython, against a scripted server or a stand-in engine (real vLLM: tests/engine)."""
+
+from __future__ import annotations
+
+import _thread
+import re
+import threading
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from stand_in import content, deltas, done, finish, reasoning, refuse, usage
+
+from magistral_nb.magics.shown import CellFailed, CellInterrupted
+
+GOOD = [reasoning("2 + 2 = 4.", [1, 2, 3]), content("It is **4**.", [4]), finish("stop"), usage(9, 5, 3), done()]
+
+
+@pytest.fixture
+def shell():
+    InteractiveShell.clear_instance()
+    ipython = InteractiveShell.instance()
+    ipython.run_line_magic("load_ext", "magistral_nb")
+    yield ipython
+    ipython.reset()
+    InteractiveShell.clear_instance()
+
+
+@pytest.fixture
+def connected(shell, stand_in):
+    shell.run_line_magic("magistral_connect", stand_in.url)
+    return shell
+
+
+def run(shell, source: str):
+    """Run a cell as a notebook does; return its result object."""
+    return shell.run_cell(source, store_history=True)
+
+
+def test_the_cell_s_value_is_the_answer(connected, stand_in, capsys):
+    stand_in.enqueue(deltas(GOOD))
+    result = run(connected, "%%reason -o a\n2+2?")
+    assert result.success
+    assert result.result.text == "It is **4**."
+    namespace = connected.user_ns
+    assert namespace["a"] is result.result
+    assert namespace["_"] is result.result
+    assert namespace["Out"][result.execution_count] is result.result
+    shown = capsys.readouterr()
+    assert shown.err.count("2 + 2 = 4.") == 1, "the trace, once"
+    assert shown.out.count("It is **4**.") == 1, "the answer, once"
+
+
+def test_line_magic_gives_a_value(connected, stand_in):
+    stand_in.enqueue(deltas(GOOD))
+    assert run(connected, "v = %reason What's 2+2?").success
+    assert connected.user_ns["v"].prompt == "What's 2+2?"
+
+
+def test_quiet_shows_one_line(connected, stand_in, capsys):
+    stand_in.enqueue(deltas(GOOD))
+    result = run(connected, "%%reason --quiet -o a\n2+2?")
+    assert result.success
+    assert connected.user_ns["a"].text == "It is **4**."
+    assert connected.user_ns["_"] is connected.user_ns["a"]
+    shown = capsys.readouterr()
+    lines = [line for line in (shown.out + shown.err).splitlines() if line.strip()]
+    assert len(lines) == 1
+    assert "3 tokens" in lines[0]
+
+
+def test_variables_are_inserted_and_braces_left_alone(connected, stand_in):
+    stand_in.enqueue(deltas(GOOD))
+    connected.user_ns["n"] = 41
+    run(connected, '%%reason\n{n} + 1, \\frac{n}{2}, {"n": 1}?')
+    assert stand_in.requests[0].json["messages"][-1]["content"] == '41 + 1, \\frac{n}{2}, {"n": 1}?'
+
+
+def test_options_reach_the_request(connected, stand_in):
+    stand_in.enqueue(deltas(GOOD))
+    run(connected, '%%reason --temperature 0.5 --top-p 0.9 --seed 3 --system "Be brief." --max-tokens 1k\n2+2?')
+    body = stand_in.requests[0].json
+    assert (body["temperature"], body["top_p"], body["seed"], body["max_tokens"]) == (0.5, 0.9, 3, 1024)
+    assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("%%reason\n   ", "EmptyQuestion: The question is empty"),
+        ("%%reason --tempreature 1\nx", "did you mean --temperature"),
+        ("%%reason answer\nx", "try -o answer"),
+        ("%%reason -o 1x\nx", "cannot name a variable"),
+        ("%%reason --server nope\nx", "No server 'nope'"),
+        ("%magistral_serve abakus", "did you mean abacus"),
+        ("%magistral_serve --engine /nowhere", "/nowhere"),
+        ("%magistral_serve --nope", "no option --nope|does not know '--nope'"),
+        ("%magistral_serve ./nowhere", "no folder"),
+        ("%magistral_serve", "--install"),
+        ("%magistral_connect ht!tp://", "is no address"),
+        ("%magistral_connect http://127.0.0.1:9", "Nothing answers"),
+        ("%magistral_stop nope", "No server 'nope'"),
+        ("%magistral_logs", "connected server"),
+    ],
+)
+def test_mistakes_are_one_line_without_a_traceback(connected, capsys, source, says, home):
+    (home / "cache" / "engines").unlink()  # no engine is installed
+    result = run(connected, source)
+    assert isinstance(result.error_in_exec, CellFailed)
+    shown = capsys.readouterr()
+    text = shown.out + shown.err
+    assert "Traceback" not in text
+
+    assert re.search(says, text)
+    assert len([line for line in text.splitlines() if line.strip()]) == 1
+
+
+def test_a_refused_question_fails_the_cell_with_one_line(connected, stand_in, capsys):
+    stand_in.enqueue(refuse(400, "no such thing"))
+    result = run(connected, "%%reason\n2+2?")
+    assert isinstance(result.error_in_exec, CellFailed)
+    shown = capsys.readouterr()
+    assert "no such thing" in shown.out + shown.err
+    assert "Traceback" not in shown.out + shown.err
+
+
+def test_interrupt_keeps_the_partial_answer_and_stops_run_all(connected, stand_in, capsys):
+
+    stand_in.enqueue(deltas(GOOD[:1], ending="hang"))
+    threading.Timer(0.5, _thread.interrupt_main).start()
+    result = run(connected, "%%reason -o a\n2+2?")
+    assert isinstance(result.error_in_exec, CellInterrupted), "so that Run All stops"
+    answer = connected.user_ns["a"]
+    assert (answer.finish_reason, answer.thinking) == ("interrupted", "2 + 2 = 4.")
+    assert connected.user_ns["_"] is answer
+    assert stand_in.requests[0].disconnected.wait(2)
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.out + shown.err
+
+
+def test_help_lists_options(connected, capsys):
+    assert run(connected, "%reason --help").success
+    assert "--max-tokens" in capsys.readouterr().out
+
+
+def test_serve_status_logs_stop(shell, fake_engine, checkpoint, capsys):
+    quoted = f"'{checkpoint}' --engine '{fake_engine}'"
+    result = run(shell, f"s = %magistral_serve {quoted} -- --seed 3")
+    assert result.success
+    server = shell.user_ns["s"]
+    assert server.plan.argv[-2:] == ("--seed", "3")
+    shown = capsys.readouterr()
+    assert "context" in shown.out
+    assert "ready after" in shown.out + shown.err
+    run(shell, "%magistral_status")
+    table = capsys.readouterr().out
+    assert "ready" in table
+    assert server.base_url in table
+    assert server.api_key not in table
+    run(shell, f"%magistral_serve {quoted} -- --seed 3")
+    assert "Attached" in capsys.readouterr().out
+    result = run(shell, f"%magistral_serve {quoted} --context 512")
+    assert isinstance(result.error_in_exec, CellFailed)
+    assert "--replace" in str(result.error_in_exec)
+    run(shell, "%magistral_logs --lines 2")
+    assert "Application startup complete" in capsys.readouterr().out
+    run(shell, "%magistral_stop")
+    assert not server.is_alive()
+
+
+def test_interrupting_serve_detaches_and_the_boot_goes_on(shell, fake_engine, checkpoint, capsys):
+
+    (checkpoint / "behaviour").write_text("mute")
+    threading.Timer(1.5, _thread.interrupt_main).start()
+    result = run(shell, f"%magistral_serve '{checkpoint}' --engine '{fake_engine}'")
+    assert isinstance(result.error_in_exec, CellInterrupted)
+    shown = capsys.readouterr()
+    assert "Detached" in shown.out + shown.err
+    from magistral_nb.serving.server import find_server
+
+    assert find_server().status() == "booting"
+    run(shell, "%magistral_stop")
+
+
+def test_no_wait_returns_at_once(shell, fake_engine, checkpoint, capsys):
+    result = run(shell, f"s = %magistral_serve '{checkpoint}' --engine '{fake_engine}' --no-wait")
+    assert result.success
+    server = shell.user_ns["s"]
+    assert server.status() == "booting"
+    assert server.wait(20).status() == "ready"
+    server.stop()

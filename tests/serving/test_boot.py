@@ -1,0 +1,219 @@
+"""A boot's whole way with the real supervisor and a stand-in engine (real vLLM: tests/engine)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import magistral_nb
+from magistral_nb import errors
+from magistral_nb.serving import registry
+from magistral_nb.serving.server import find_server
+
+
+@pytest.fixture
+def serve(fake_engine, checkpoint):
+    def call(**options):
+        return magistral_nb.serve(**({"model": str(checkpoint), "engine": fake_engine} | options))
+
+    yield call
+    for server in magistral_nb.servers():
+        server.stop()
+
+
+def behave(checkpoint: Path, word: str):
+    (checkpoint / "behaviour").write_text(word)
+
+
+def processes(server) -> list[psutil.Process]:
+    state = server.state()
+    return [psutil.Process(state.supervisor.pid), psutil.Process(state.engine.pid)]
+
+
+def gone(these: list[psutil.Process]) -> bool:
+    return not [p for p in these if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_ready_only_after_a_first_question(serve):
+    seen = []
+    server = serve(watch=lambda state: seen.append((state.status, state.stages[-1:])))
+    assert server.status() == "ready"
+    assert seen[0][0] == "booting"
+    state = server.state()
+    assert state.stages[-1][0] == "Asking a first question"
+    assert state.stages[0][0] == "Starting vLLM"
+    assert state.context == 1234, "the server's own word counts"
+    assert server.endpoint.system_prompt == "Think first."
+
+
+def test_key_is_private(serve, home, fake_engine):
+    server = serve()
+    path = registry.path_of("default")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    key = server.api_key
+    assert len(key) >= 43, "256 bits in base64"
+    assert key not in repr(server)
+    assert key not in repr(server.endpoint)
+    assert key not in repr(server.state())
+    assert key not in Path(server.log_path).read_text()
+    for process in psutil.process_iter():
+        try:
+            assert key not in " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+    assert key not in subprocess.run(["ps", "axww"], capture_output=True, text=True, check=False).stdout
+
+
+def test_same_plan_attaches_in_under_a_second(serve):
+    first = serve()
+    began = time.monotonic()
+    second = serve()
+    assert time.monotonic() - began < 1
+    assert second.state().engine == first.state().engine
+
+
+def test_another_kernel_finds_it(serve, fake_engine, checkpoint):
+    server = serve()
+    script = f"import magistral_nb as m; s = m.serve({str(checkpoint)!r}, engine={fake_engine!r}); print(s.base_url)"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=20)
+    assert found.stdout.strip() == server.base_url
+
+
+def test_another_plan_under_the_same_name_is_refused(serve):
+    server = serve()
+    with pytest.raises(errors.NameTaken, match=r"--replace.*--name"):
+        serve(context=512)
+    assert server.status() == "ready"
+    other = serve(context=512, name="other")
+    assert {s.name for s in magistral_nb.servers()} == {"default", "other"}
+    assert other.base_url != server.base_url
+
+
+def test_replace_ends_the_first(serve):
+    old = processes(serve())
+    server = serve(context=512, replace=True)
+    assert gone(old)
+    assert "512" in server.plan.argv
+
+
+def test_two_at_once_start_one(serve):
+    handles = []
+    threads = [threading.Thread(target=lambda: handles.append(serve(wait=False))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(handles) == 2
+    assert handles[0].wait(20).state().engine == handles[1].wait(20).state().engine
+
+
+def test_no_wait_returns_at_once_and_wait_waits(serve):
+    began = time.monotonic()
+    server = serve(wait=False)
+    assert time.monotonic() - began < 3
+    assert server.status() == "booting"
+    with pytest.raises(errors.ServerNotFound, match="still booting"):
+        server.reason("2+2?")
+    assert server.wait(20).status() == "ready"
+
+
+def test_stop_leaves_nothing(serve):
+    server = serve()
+    state, old = server.state(), processes(server)
+    server.stop()
+    assert gone(old)
+    assert not registry.path_of("default").exists()
+    assert Path(state.log_path).exists(), "the log stays to be read"
+    with pytest.raises(errors.ServerNotFound):
+        server.status()
+    assert "stopped" in repr(server)
+
+
+@pytest.mark.long
+def test_stop_ends_what_ignores_sigterm_with_its_children(serve, checkpoint):
+    behave(checkpoint, "deaf")
+    server = serve()
+    engine = psutil.Process(server.state().engine.pid)
+    family = [engine, *engine.children(recursive=True)]
+    assert len(family) == 2
+    server.stop()
+    assert gone(family)
+
+
+def test_death_while_loading_names_the_root_cause(serve, checkpoint):
+    behave(checkpoint, "die")
+    with pytest.raises(errors.BootFailed, match="made of cheese") as caught:
+        serve()
+    assert "\n" not in str(caught.value)
+    assert "%magistral_logs" in str(caught.value)
+    server = find_server()
+    assert server.status() == "failed"
+    assert "made of cheese" in server.logs()
+    with pytest.raises(errors.ServerDied, match="made of cheese"):
+        server.reason("2+2?")
+
+
+def test_a_failed_boot_can_be_tried_again_without_replace(serve, checkpoint):
+    behave(checkpoint, "die")
+    with pytest.raises(errors.BootFailed):
+        serve()
+    behave(checkpoint, "")
+    assert serve().status() == "ready"
+
+
+def test_up_but_useless_is_a_failed_boot(serve, checkpoint):
+    behave(checkpoint, "useless")
+    with pytest.raises(errors.BootFailed, match="force_tool_names"):
+        serve()
+    time.sleep(0.3)
+    assert not find_server().is_alive()
+
+
+def test_a_timeout_leaves_the_boot_alone(serve, checkpoint):
+    behave(checkpoint, "mute")
+    server = serve(wait=False)
+    with pytest.raises(TimeoutError, match="goes on"):
+        server.wait(timeout=0.5)
+    assert server.is_alive()
+
+
+def test_engine_killed_later_is_told_as_died(serve):
+    server = serve()
+    os.kill(server.state().engine.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while server.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert server.status() == "failed"
+    with pytest.raises(errors.ServerDied, match="signal 9"):
+        magistral_nb.reason("2+2?")
+
+
+def test_supervisor_killed_then_stop_ends_the_orphan(serve):
+    server = serve()
+    family = processes(server)
+    family[0].kill()
+    family[0].wait()
+    assert server.is_alive(), "the engine is an orphan now"
+    server.stop()
+    assert gone(family)
+
+
+def test_a_taken_port_is_refused_at_once(serve, stand_in):
+    port = int(stand_in.root.rpartition(":")[2])
+    with pytest.raises(errors.PlanRefused, match=f"Port {port} is taken"):
+        serve(port=port)
+    assert not magistral_nb.servers()
+
+
+def test_supervisor_is_small(serve):
+    assert processes(serve())[0].memory_info().rss < 60e6

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from hypothesis import given, strategies as st
+
+from magistral_nb.answers.answer import Answer, Usage
+from magistral_nb.asking.draft import Progress
+from magistral_nb.asking.events import Finished, Said, Thinking, UsageReported
+from magistral_nb.views.text_view import QuietView, TextView
+
+PROGRESS = Progress("thinking", 1.0, 1, None)
+ANSWER = Answer(
+    prompt="?", thinking="hm", text="4", finish_reason="stop", id="0", seconds=3, usage=Usage(thinking_tokens=211)
+)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def run(view, *events):
+    for event in events:
+        view.update([event], PROGRESS)
+        view.update([], PROGRESS)
+    view.close(ANSWER)
+
+
+def test_thinking_goes_to_one_stream_and_the_answer_to_the_other():
+    err, out = io.StringIO(), io.StringIO()
+    run(
+        TextView(err, answer_stream=out), Thinking("2+"), Thinking("2=4."), UsageReported(), Said("4"), Finished("stop")
+    )
+    assert err.getvalue() == "2+2=4.\nThought for 3 s, 211 tokens\n"
+    assert out.getvalue() == "4\n"
+
+
+def test_only_a_terminal_gets_colours(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    terminal = Terminal()
+    run(TextView(terminal), Thinking("a"), Thinking("b"), Said("4"))
+    assert terminal.getvalue() == "\x1b[2mab\x1b[0m\n\x1b[2mThought for 3 s, 211 tokens\x1b[0m\n"
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = Terminal()
+    run(TextView(plain), Thinking("a"))
+    assert "\x1b" not in plain.getvalue()
+    forced = io.StringIO()
+    run(TextView(forced, colour=True), Thinking("a"))
+    assert "\x1b[2m" in forced.getvalue()
+
+
+def test_an_interrupt_in_the_middle_leaves_a_clean_line():
+    terminal = Terminal()
+    run(TextView(terminal, colour=True), Thinking("half a wo"))
+    assert terminal.getvalue().startswith("\x1b[2mhalf a wo\x1b[0m\n")
+
+
+def test_no_answer_stream_no_answer():
+    err = io.StringIO()
+    run(TextView(err), Said("4"))
+    assert err.getvalue() == "Thought for 3 s, 211 tokens\n"
+
+
+@given(st.lists(st.text()))
+def test_the_model_cannot_drive_the_terminal(pieces):
+    err, out = io.StringIO(), io.StringIO()
+    hostile = [kind(piece) for piece in ["\x1b[2J", "\x9b31m\r", *pieces] for kind in (Thinking, Said)]
+    run(TextView(err, answer_stream=out), *hostile)
+    for stream in (err, out):
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", stream.getvalue())
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_encoding_will_do(encoding):
+    raw = io.BytesIO()
+    run(TextView(io.TextIOWrapper(raw, encoding=encoding)), Thinking("22.2 ≈ 🐌\x1b\ud800"))
+
+
+def test_quiet_is_one_line():
+    err, out = io.StringIO(), io.StringIO()
+    run(QuietView(err, answer_stream=out), Thinking("a"), Said("4"))
+    assert err.getvalue() == "Thought for 3 s, 211 tokens\n"
+    assert out.getvalue() == "4\n"
