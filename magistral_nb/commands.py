@@ -11,6 +11,7 @@ from magistral_nb.errors import BootFailed, EngineNotFound, InvalidOption
 from magistral_nb.serving import boot, hardware
 from magistral_nb.serving.plan import Wishes
 from magistral_nb.views.boot_view import BootView
+from magistral_nb.views.plan_view import show_plan
 
 if TYPE_CHECKING:
     import argparse
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from magistral_nb.serving.registry import ServerState
     from magistral_nb.serving.server import Server
 
+_ABACUS = (
+    "This machine has no GPU, so this is abacus: it truly reasons, but only about arithmetic. "
+    "For Magistral use a GPU machine, or %magistral_connect URL (Ollama: ollama run magistral)."
+)
 _LARGE_DOWNLOAD = 5e9  # bytes; above that people are told, and in a terminal asked
 
 
@@ -61,13 +66,8 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
         prepared = boot.prepare(wishes, name=chosen.name)
     running = prepared.running
     if running is None or chosen.replace:
-        for line in prepared.plan.lines():
-            say(line)
-        if chosen.model is None and prepared.profile.name == "abacus":
-            say(
-                "This machine has no GPU, so this is abacus: it truly reasons, but only about arithmetic. "
-                "For Magistral use a GPU machine, or %magistral_connect URL (Ollama: `ollama run magistral`)."
-            )
+        by_default = chosen.model is None and prepared.profile.name == "abacus"
+        show_plan(prepared.plan, [wording(_ABACUS)] if by_default else [], rich=rich)
         _announce_download(prepared.download, ask=ask and not chosen.yes)
     server = boot.start(prepared, replace=chosen.replace, port=chosen.port)
     if running is not None and running.status == "ready" and not chosen.replace:

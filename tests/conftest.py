@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests import their stand-ins by name
 
+from scripted_model import write_scripted_model
 from stand_in import StandIn
 
 from magistral_nb import paths
-from magistral_nb.serving import server
+from magistral_nb.serving import boot, server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _REAL_ENGINES = paths.engines()
 
@@ -27,17 +31,47 @@ def make_home(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The home of all tests with a real engine: its servers are booted once for the whole run."""
+    folder = make_home(tmp_path_factory.mktemp("shared") / "home")
+    yield folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(paths.HOME_VARIABLE, str(folder))
+        for each in server.servers():
+            each.stop()
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
     """The folder that MAGISTRAL_NB_HOME names in this test."""
-    shared = request.node.get_closest_marker("engine") or request.node.get_closest_marker("browser")
-    if shared and (found := os.environ.get(paths.HOME_VARIABLE)):
-        return Path(found)  # one real server serves the whole run
-    folder = make_home(tmp_path / "home")
+    real = any(request.node.get_closest_marker(marker) for marker in ("engine", "browser"))
+    folder = request.getfixturevalue("shared_home") if real else make_home(tmp_path / "home")
     monkeypatch.setenv(paths.HOME_VARIABLE, str(folder))
     monkeypatch.setattr(server, "_here", server._Here())
     monkeypatch.delenv(server.KEY_VARIABLE, raising=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def abacus(shared_home: Path) -> str:
+    """The name of a server on which the real vLLM serves abacus, booted as users boot it."""
+    return _real_server(shared_home, "default", "abacus")
+
+
+@pytest.fixture(scope="session")
+def endless(shared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of a server on which the real vLLM serves a thought that never ends."""
+    folder = tmp_path_factory.mktemp("endless")
+    write_scripted_model(folder, "[THINK]Let me count: one two three four five six", loop_from=" one")
+    return _real_server(shared_home, "endless", str(folder))
+
+
+def _real_server(home: Path, name: str, model: str) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(paths.HOME_VARIABLE, str(home))
+        boot.serve(model, name=name)
+    return name
 
 
 @pytest.fixture

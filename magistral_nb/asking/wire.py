@@ -26,6 +26,8 @@ class Wire:
     def __init__(self) -> None:
         """Begin a stream."""
         self._rest: list[bytes] = []
+        self._kind: type[Thinking | Said] | None = None
+        self._silent = 0  # tokens whose text has not come yet
 
     def feed(self, data: bytes) -> Iterator[Event]:
         """The events that `data` completes.
@@ -39,7 +41,41 @@ class Wire:
             line = b"".join(self._rest).strip()
             self._rest = [piece]
             if line.startswith(b"data:") and (payload := line[5:].strip()) != b"[DONE]":
-                yield from _events(_json(payload))
+                yield from self._events(_json(payload))
+
+    def _events(self, payload: dict[str, Any]) -> Iterator[Event]:
+        if error := payload.get("error"):
+            raise Rejected(f"The server broke off: {error_text(error)}.")
+        for choice in payload.get("choices") or ():
+            delta = choice.get("delta") or {}
+            ids = choice.get("token_ids")
+            tokens = None if ids is None else len(ids)
+            # vLLM from 0.12 on says `reasoning`, older ones and llama.cpp `reasoning_content`; 0.11 says both.
+            thinking, said = delta.get("reasoning") or delta.get("reasoning_content"), delta.get("content")
+            if thinking:
+                yield Thinking(thinking, self._count(Thinking, tokens))
+                tokens = None if tokens is None else 0  # a chunk's ids are counted once
+            if said:
+                yield Said(said, self._count(Said, tokens))
+            if not thinking and not said:
+                self._silent += tokens or 0
+            if reason := choice.get("finish_reason"):
+                yield Finished(reason)
+        if usage := payload.get("usage"):
+            details = usage.get("completion_tokens_details") or {}
+            yield UsageReported(
+                usage.get("prompt_tokens"), usage.get("completion_tokens"), details.get("reasoning_tokens")
+            )
+
+    def _count(self, kind: type[Thinking | Said], tokens: int | None) -> int | None:
+        """This chunk's tokens and the silent ones before it: bytes of a character that was not whole yet.
+
+        Where thinking begins or ends, one of the silent tokens is the mark itself. vLLM's own
+        reasoning_tokens leave the marks out, and so does this.
+        """
+        silent = self._silent if kind is self._kind else max(0, self._silent - 1)
+        self._kind, self._silent = kind, 0
+        return None if tokens is None else tokens + silent
 
 
 def _json(payload: bytes) -> dict[str, Any]:
@@ -48,26 +84,6 @@ def _json(payload: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise Rejected(f"The server sent what is no JSON ({error}): is this an OpenAI-compatible server?") from error
     return value if isinstance(value, dict) else {}
-
-
-def _events(payload: dict[str, Any]) -> Iterator[Event]:
-    if error := payload.get("error"):
-        raise Rejected(f"The server broke off: {error_text(error)}.")
-    for choice in payload.get("choices") or ():
-        delta = choice.get("delta") or {}
-        ids = choice.get("token_ids")
-        tokens = len(ids) if ids is not None else None
-        # vLLM from 0.12 on says `reasoning`, older ones and llama.cpp `reasoning_content`; 0.11 says both.
-        if thinking := delta.get("reasoning") or delta.get("reasoning_content"):
-            yield Thinking(thinking, tokens)
-            tokens = 0 if tokens is not None else None  # a chunk's ids are counted once
-        if said := delta.get("content"):
-            yield Said(said, tokens)
-        if reason := choice.get("finish_reason"):
-            yield Finished(reason)
-    if usage := payload.get("usage"):
-        details = usage.get("completion_tokens_details") or {}
-        yield UsageReported(usage.get("prompt_tokens"), usage.get("completion_tokens"), details.get("reasoning_tokens"))
 
 
 def error_text(body: Any) -> str:

@@ -85,6 +85,11 @@ class Profile:
     vision: bool = False
 
     @property
+    def embedded(self) -> bool:
+        """Whether it lies in this package."""
+        return self.source == str(_ABACUS_FOLDER)
+
+    @property
     def is_local(self) -> bool:
         """Whether it lies in a folder of this machine."""
         return not self.download
@@ -117,7 +122,7 @@ _SHORT_NAMES = {"small": "2509", "magistral": "2509", "magistral-small": "2509"}
 
 def abacus() -> Profile:
     """The embedded model: real reasoning on arithmetic, on any CPU."""
-    return _folder(_ABACUS_FOLDER, "abacus", "abacus, the embedded arithmetic model (3 M parameters)", Sampling(0))
+    return _folder(_ABACUS_FOLDER, "abacus", "abacus (3 M parameters, arithmetic only)", Sampling(0))
 
 
 def find_profile(model: str | None, *, gpu: bool) -> Profile:

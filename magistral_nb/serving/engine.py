@@ -110,7 +110,7 @@ def own_engine(folder: Path) -> Engine | None:
         return None
     if python is None or build not in ("cpu", "cuda"):
         return None
-    return Engine((str(python), "-P", *_MODULE), version, build, f"own environment {folder}")
+    return Engine((str(python), "-P", *_MODULE), version, build, "in an environment of its own")
 
 
 def libraries(folder: Path) -> list[Path]:
@@ -156,7 +156,9 @@ def _find_here() -> Engine:
             "or bring one here: %pip install 'magistral-nb[vllm]'"
         )
     # -P: a file in the notebook's folder must not stand in for a module because it is called like one.
-    return _engine((sys.executable, "-P", *_MODULE), distributions, place, "this notebook's environment")
+    return _engine(
+        (sys.executable, "-P", *_MODULE), distributions, place, "in this notebook's environment, as you wished"
+    )
 
 
 def _find_at(path: Path) -> Engine:
@@ -165,7 +167,7 @@ def _find_at(path: Path) -> Engine:
             f"no vLLM at {path}: it does not exist; give the folder of an environment or its vllm "
             f"executable, or leave --engine away and {_INSTALL}"
         )
-    source = f"{path}, given by --engine"
+    source = f"in {path}, as you wished"
     if path.is_dir():
         return _find_in(path, source)
     if path.name.startswith("python"):

@@ -56,6 +56,15 @@ import torch
 from vllm.platforms import current_platform
 print(importlib.metadata.version("vllm"), current_platform.device_type)
 """
+# arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA). Linux refuses it where there is no AMX, which changes nothing.
+_AMX_REQUEST = """\
+\"\"\"Ask Linux for the AMX tile registers: vLLM's attention uses them without asking and dies of SIGILL.\"\"\"
+import ctypes
+import platform
+
+if platform.machine() == "x86_64":
+    ctypes.CDLL(None).syscall(158, 0x1023, 18)
+"""
 _AGAIN = "type %magistral_serve --install again (in a terminal: magistral-nb install)"
 
 
@@ -211,6 +220,7 @@ def _fill(folder: Path, build: Build, log: IO[str], report: Report) -> None:
         fetch.get(Step("packages", 0, 2 * pins), lock_request())
         fetch.get(Step("torch", 0, 2), torch_request(), torch_request(TORCH_CPU_INDEX))
         write_companion(libraries(folder)[0], VLLM_VERSION)
+        write_amx_request(libraries(folder)[0])
     else:
         fetch.get(Step("packages"), CUDA_REQUEST)
     report(Step("checking", detail="whether vllm loads"))
@@ -305,6 +315,20 @@ def write_companion(library: Path, version: str) -> None:
         digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
         record += f"{folder.name}/{name},sha256={digest},{len(text)}\n"
     (folder / "RECORD").write_text(f"{record}{folder.name}/RECORD,,\n", encoding="utf-8")
+
+
+def write_amx_request(library: Path) -> None:
+    """Have each Python of the environment ask for AMX when it starts.
+
+    On a processor with AMX (Sapphire Rapids and newer) vLLM 0.32 picks its AMX attention for bfloat16 but leaves
+    asking to oneDNN, which does not do so for a small model: the first question ends the engine with SIGILL. The
+    permission does not outlive exec, so that each spawned worker needs its own.
+
+    Args:
+        library: the site-packages folder.
+    """
+    (library / "magistral_nb_amx.py").write_text(_AMX_REQUEST, encoding="utf-8")
+    (library / "magistral_nb_amx.pth").write_text("import magistral_nb_amx\n", encoding="utf-8")
 
 
 def _verify(python: Path, build: Build, environment: dict[str, str], log: IO[str]) -> None:

@@ -115,7 +115,7 @@ def make_plan(hardware: Hardware, profile: Profile, wishes: Wishes, engine: Engi
         2048
     """
     context = _context(profile, wishes)
-    choices = [Choice("model", profile.source if not profile.is_local else profile.name, profile.title)]
+    choices = [Choice("model", profile.name, "ships with this package" if profile.embedded else profile.source)]
     argv = [*engine.command, "serve", profile.source, "--served-model-name", profile.name]
     if profile.layout == "mistral":
         argv += ["--tokenizer-mode", "mistral", "--config-format", "mistral", "--load-format", "mistral"]
@@ -135,7 +135,7 @@ def make_plan(hardware: Hardware, profile: Profile, wishes: Wishes, engine: Engi
     choices += [*told, Choice("engine", f"vLLM {engine.version}", engine.source)]
     return Plan(
         model=profile.name,
-        title=f"{profile.title} on {hardware.title}, vLLM {engine.version}",
+        title=f"{profile.title} on {hardware.title}",
         argv=(*argv, *more, *wishes.engine_args),
         environment=tuple(sorted(environment.items())),
         context=context,
@@ -251,8 +251,6 @@ def _on_cpu(
         kv = max(kv, int(2 * context * profile.shape.kv_bytes(2)))
     big = profile.shape is None or profile.shape.parameters > _BIG_MODEL
     environment = {
-        # One process instead of two boots in half the time and a third of the memory.
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "OMP_NUM_THREADS": str(hardware.cpus) if big else "1",
         "VLLM_NO_USAGE_STATS": "1",
     }

@@ -6,23 +6,13 @@ import html
 import sys
 from typing import TYPE_CHECKING
 
-from magistral_nb.views.notebook import Place
+from magistral_nb.views.notebook import Place, framed
 from magistral_nb.views.text_view import writable
 from magistral_nb.views.wording import duration, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TextIO
-
-_STYLE = (
-    "margin: 2px 0 6px; padding-left: 10px; border-left: 2px solid {colour};"
-    " color: var(--jp-content-font-color2, inherit); font-family: var(--jp-ui-font-family, system-ui, sans-serif);"
-    " font-size: var(--jp-ui-font-size1, 13px); line-height: 1.5"
-)
-_STRONG = "font-weight: 600; color: var(--jp-content-font-color1, inherit)"
-_RUNNING = "var(--jp-brand-color1, #1976d2)"
-_DONE = "var(--jp-border-color2, rgba(128, 128, 128, 0.35))"
-_FAILED = "var(--jp-error-color1, #c62828)"
 
 _REWRITE = "\r\x1b[K"  # to the start of the line, and clear it
 
@@ -74,18 +64,18 @@ class _RichBoot:
         rows = [(name, _exactly(seconds)) for name, seconds in stages]
         name, seconds = stages[-1]
         rows[-1] = (name, " · ".join(filter(None, [_roughly(seconds), note])))
-        page = f'<div style="{_STYLE.format(colour=_RUNNING)}">{_table(rows, running=True)}</div>'
+        page = framed(_table(rows, running=True), "thinking")
         if page != self._shown:  # shown seconds are whole while a stage runs
             self._shown = page
             self._place.show({"text/html": page, "text/plain": _text(rows)})
 
     def close(self, line: str, *, ok: bool) -> None:
         rows = [(name, _exactly(seconds)) for name, seconds in self._stages]
-        head = f'<span style="{_STRONG}">{html.escape(line)}</span>'
+        head = f"<b>{html.escape(line)}</b>"
         if rows:
-            table = _table(rows, running=False)
-            head = f'<details><summary data-lm-suppress-shortcuts="true">{head}</summary>{table}</details>'
-        page = f'<div style="{_STYLE.format(colour=_DONE if ok else _FAILED)}">{head}</div>'
+            summary = f'<summary data-lm-suppress-shortcuts="true">{head}</summary>'
+            head = f"<details>{summary}{_table(rows, running=False)}</details>"
+        page = framed(head, "done" if ok else "failed")
         self._place.close({"text/html": page, "text/plain": line})
 
 
@@ -128,11 +118,12 @@ class _PlainBoot:
 
 
 def _table(rows: list[tuple[str, str]], *, running: bool) -> str:
-    cells = []
+    lines = []
     for index, (name, value) in enumerate(rows):
-        style = f' style="{_STRONG}"' if running and index == len(rows) - 1 else ""
-        cells.append(f"<div><span{style}>{html.escape(name)}</span> &ensp;{html.escape(value)}</div>")
-    return "".join(cells)
+        tag = "b" if running and index == len(rows) - 1 else "span"
+        line = f"<{tag}>{html.escape(name)}</{tag}> <span>{html.escape(value)}</span>"
+        lines.append(f'<div class="magistral-line">{line}</div>')
+    return "".join(lines)
 
 
 def _text(rows: list[tuple[str, str]]) -> str:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from hypothesis import given, strategies as st
-from stand_in import content, deltas, done, event, finish, reasoning, role, usage  # noqa: F401
+from stand_in import content, delta, done, event, finish, reasoning, role, usage
 
 from magistral_nb.asking.events import Finished, Said, Thinking, UsageReported
 from magistral_nb.asking.wire import Wire, error_text
@@ -60,6 +60,13 @@ def test_older_field_is_read_and_both_fields_are_read_once():
 def test_comments_unknown_fields_and_empty_choices_are_passed_over():
     pieces = [b": keep-alive\n\n", event({"choices": [], "x": 1}), event({"choices": [{"delta": None}]}), b"id: 3\n\n"]
     assert feed(*pieces) == []
+
+
+def test_silent_tokens_are_counted_and_marks_are_not():
+    """As vLLM 0.32 streams "[THINK]a→[/THINK]b": marks and the bytes of an arrow come without text."""
+    empty = [delta({}, token_ids=[n]) for n in (34, 226, 134, 35, 2)]
+    pieces = [empty[0], reasoning("a", [97]), empty[1], empty[2], reasoning("→", [146]), empty[3], content("b", [98])]
+    assert feed(*pieces, empty[4]) == [Thinking("a", 1), Thinking("→", 3), Said("b", 1)]
 
 
 def test_error_in_mid_stream_is_raised_after_what_came_before():

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import venv
 import zipfile
 from dataclasses import dataclass
 from functools import partial
@@ -91,7 +92,7 @@ class TestFindOwn:
         found = find_engine(None, gpu=False)
         assert found.command == (str(folder / "bin/python"), "-P", "-m", "vllm.entrypoints.cli.main")
         assert (found.version, found.build) == (VLLM_VERSION, "cpu")
-        assert found.source == f"own environment {folder}"
+        assert found.source == "in an environment of its own"
 
     def test_the_two_builds_are_kept_apart(self):
         make_own("cpu")
@@ -151,7 +152,7 @@ class TestFindByPath:
         found = find_engine(str(folder), gpu=False)
         assert (found.version, found.build) == (version, build)
         assert found.command[0] == str(folder / "bin/python")
-        assert found.source == f"{folder}, given by --engine"
+        assert found.source == f"in {folder}, as you wished"
 
     def test_other_layouts(self, tmp_path):
         folder = make_environment(tmp_path / "usr", "vllm-0.32.0", python="python3.12", library="dist-packages")
@@ -233,7 +234,7 @@ class TestFindHere:
         self.put(tmp_path / "site", monkeypatch, "vllm==0.32.0+cpu")
         found = find_engine("here", gpu=False)
         assert found.command == (sys.executable, "-P", "-m", "vllm.entrypoints.cli.main")
-        assert (found.version, found.build, found.source) == ("0.32.0", "cpu", "this notebook's environment")
+        assert (found.version, found.build, found.source) == ("0.32.0", "cpu", "in this notebook's environment, as you wished")
 
     def test_cuda(self, tmp_path, monkeypatch):
         self.put(tmp_path / "site", monkeypatch, "vllm==0.32.0", "nvidia-cuda-runtime==13.0.96")
@@ -441,6 +442,26 @@ def test_companion(tmp_path):
         data = (tmp_path / name).read_bytes()
         assert len(data) == int(size)
         assert digest == "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+
+
+ASK_FOR_PERMISSION = """
+import ctypes
+mask = ctypes.c_ulong()
+ctypes.CDLL(None).syscall(158, 0x1022, ctypes.byref(mask))  # arch_prctl(ARCH_GET_XCOMP_PERM)
+print(mask.value >> 18 & 1)
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/cpuinfo").exists() or "amx_tile" not in Path("/proc/cpuinfo").read_text(), reason="no AMX here"
+)
+def test_each_python_of_the_environment_may_use_amx(tmp_path):
+    venv.EnvBuilder(symlinks=True, with_pip=False).create(tmp_path / "env")
+    python = engines.python_of(tmp_path / "env")
+    asked = [python, "-P", "-c", ASK_FOR_PERMISSION]
+    assert subprocess.run(asked, capture_output=True, check=True).stdout == b"0\n"
+    install.write_amx_request(engines.libraries(tmp_path / "env")[0])
+    assert subprocess.run(asked, capture_output=True, check=True).stdout == b"1\n"
 
 
 # From here on: the real pip against an index served from a folder.
@@ -711,13 +732,14 @@ class TestInstall:
             assert waiting.wait(30)
             folder = make_own()
         thread.join()
-        assert made[0].source.endswith(str(folder))
+        assert made[0].command[0].startswith(str(folder))
 
 
 @pytest.mark.long
-def test_the_real_engine_installs_and_starts(tmp_path):
+def test_the_real_engine_installs_and_starts(tmp_path, request):
     """About two minutes of one CPU and 2.3 GB."""
     made = install_engine(gpu=False)
+    request.addfinalizer(lambda: shutil.rmtree(paths.engines()))  # pytest would keep three of them
     for options, word in ((["--version"], VLLM_VERSION), (["serve", "--help"], "usage: ")):
         done = subprocess.run([*made.command, *options], capture_output=True, text=True, check=True, cwd=tmp_path)
         assert word in done.stdout

@@ -13,6 +13,7 @@ import pytest
 class Page:
     displays: list[dict[str, Any]] = field(default_factory=list)
     messages: list[dict[str, Any]] = field(default_factory=list)
+    opened: list[dict[str, Any]] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
 
     @property
@@ -50,13 +51,16 @@ def page(monkeypatch: pytest.MonkeyPatch) -> Page:
 
     class FakeComm(BaseComm):
         def publish_msg(self, msg_type: str, data: Any = None, **_: Any) -> None:
-            if msg_type == "comm_msg":
+            if msg_type == "comm_open":
+                page.opened.append(data)
+            elif msg_type == "comm_msg":
                 page.messages.append(json.loads(json.dumps(data)))
             elif msg_type == "comm_close":
                 page.closed.append(self.comm_id)
 
-    def display(content: Any, *, raw: bool, display_id: str, update: bool) -> None:
-        page.displays.append({"content": content, "raw": raw, "id": display_id, "update": update})
+    def display(bundle: Any, *, metadata: Any, raw: bool, display_id: str, update: bool) -> None:
+        assert raw
+        page.displays.append({"content": bundle, "metadata": metadata, "id": display_id, "update": update})
 
     monkeypatch.setattr(comm, "create_comm", FakeComm)
     monkeypatch.setattr("IPython.display.display", display)

@@ -51,7 +51,7 @@ class TraceView:
         from magistral_nb.views.trace_view.widget import TraceWidget
 
         self._widget = TraceWidget(folded=self._folded)
-        self._place.show(self._widget)
+        self._place.show(*self._widget.bundle())
 
     def update(self, events: Sequence[Event], progress: Progress) -> None:
         """Take in what arrived; the page hears of it at most twelve times a second."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from magistral_nb.views.notebook import framed
 from magistral_nb.views.wording import duration, printable, token_count, token_rate
 
 if TYPE_CHECKING:
@@ -39,11 +38,11 @@ def resting_html(answer: Answer) -> str:
         (True, True)
     """
     line = _line(answer)
-    title, *notes = (html.escape(part) for part in line.parts())
+    thinking = printable(answer.thinking).lstrip("\n").rstrip()
+    tags = ["b" if thinking or line.state != "done" else "span", "span", "span"]
     # The blanks between the parts are for front ends that drop the style.
-    summary = " ".join([f"<b>{title}</b>", *(f"<span>{note}</span>" for note in notes)])
-    thinking = printable(answer.thinking).strip("\n")
-    if thinking.strip():
+    summary = " ".join(f"<{tag}>{html.escape(part)}</{tag}>" for tag, part in zip(tags, line.parts(), strict=False))
+    if thinking:
         inside = (
             # JupyterLab would take Enter and Space for its own shortcuts.
             f'<details><summary data-lm-suppress-shortcuts="true">{summary}</summary>'
@@ -51,10 +50,7 @@ def resting_html(answer: Answer) -> str:
         )
     else:
         inside = f'<div class="magistral-line">{summary}</div>'
-    return (
-        f'<div class="magistral-trace mathjax_ignore tex2jax_ignore" data-state="{line.state}">'
-        f"<style>{_style()}</style>{inside}</div>"
-    )
+    return framed(inside, line.state)
 
 
 def resting_text(answer: Answer) -> str:
@@ -92,11 +88,3 @@ def _line(answer: Answer) -> _Line:
             return _Line("done", f"Thought for {seconds}", notes)
         case _:
             return _Line("done", f"Answered in {seconds} without thinking", ())
-
-
-@cache
-def _style() -> str:
-    """The live view's own style without its comments and line breaks: every saved trace carries it."""
-    css = Path(__file__).with_name("trace_view.css").read_text(encoding="utf-8")
-    rules = [line for line in map(str.strip, css.splitlines()) if not line.startswith("/*")]
-    return " ".join(filter(None, rules))

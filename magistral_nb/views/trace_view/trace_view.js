@@ -105,7 +105,7 @@ export default () => {
 
     /** @param {{ model: Model, el: HTMLElement }} context */
     render({ model, el }) {
-      const root = make("div", "magistral-trace");
+      const root = make("div", "magistral-view");
       const details = /** @type {HTMLDetailsElement} */ (make("details"));
       details.open = !model.get("folded");
       const summary = make("summary");

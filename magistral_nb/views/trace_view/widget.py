@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import anywidget
 import traitlets
@@ -24,6 +25,7 @@ class TraceWidget(anywidget.AnyWidget):  # type: ignore[misc]  # neither package
     folded = traitlets.Bool(default_value=False).tag(sync=True)
     so_far = traitlets.Dict().tag(sync=True)
 
-    def __repr__(self) -> str:
-        """What a front end without widgets shows; the default would list the state of every trait."""
-        return "Thinking…"
+    def bundle(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The MIME bundle that shows this widget, and its metadata."""
+        data, metadata = self._repr_mimebundle_()
+        return data | {"text/plain": "Thinking…"}, metadata  # for a front end without widgets

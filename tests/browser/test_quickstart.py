@@ -1,0 +1,107 @@
+"""The quickstart as a new user meets it: a real JupyterLab, the real vLLM, and the notebook that is shipped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import nbformat
+import pytest
+
+from magistral_nb.serving.server import servers
+
+if TYPE_CHECKING:
+    from lab import Lab
+
+pytestmark = [pytest.mark.browser, pytest.mark.engine]
+
+QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.ipynb"
+SERVE, ASK, FRAME = 1, 2, 3
+TRACE = "Multiply 347×58."
+ANSWER = "347 × 58 = 20126."
+
+
+def trace_length(lab: Lab) -> int:
+    return lab.cell(ASK).locator("pre").first.evaluate("element => element.textContent.length")
+
+
+def test_quickstart(lab: Lab) -> None:
+    for server in servers():  # so that the notebook boots its own
+        server.stop()
+    shutil.copy(QUICKSTART, lab.server.folder)
+    lab.open(QUICKSTART.name)
+    lab.run_all()
+    lab.outputs(SERVE).filter(has_text="Starting vLLM").first.wait_for(timeout=60_000)
+    lab.picture("quickstart-boot", SERVE)
+    lab.wait_cell(SERVE, 180)
+    lab.outputs(SERVE).filter(has_text="abacus is ready after").first.wait_for()
+
+    lab.outputs(ASK).filter(has_text="Thinking").first.wait_for(timeout=30_000)
+    lengths = [trace_length(lab)]
+    time.sleep(0.4)
+    lengths.append(trace_length(lab))
+    lab.picture("quickstart-live")
+    time.sleep(0.3)
+    lengths.append(trace_length(lab))
+    assert lengths[0] < lengths[1] < lengths[2], "the trace grows while the cell runs"
+
+    lab.wait_cell(ASK)
+    lab.wait_cell(FRAME)
+    cell = lab.cell(ASK)
+    assert cell.locator(".jp-RenderedMarkdown").inner_text().strip() == ANSWER
+    assert lab.outputs(ASK).count() == 2, "the trace and the answer, nothing twice"
+    assert not cell.locator("details").evaluate("element => element.open")
+    cell.locator("summary").click()
+    assert TRACE in cell.locator("pre").inner_text()
+    assert lab.cell(FRAME).locator("table").count() == 1
+    cell.scroll_into_view_if_needed()
+    lab.picture("quickstart")
+    assert not lab.errors, lab.errors
+
+    lab.save()
+    lab.shutdown_kernel()
+    lab.page.goto("about:blank")
+    lab.open(QUICKSTART.name, kernel=False)
+    lab.cell(ASK).locator("summary").click()
+    assert TRACE in lab.cell(ASK).locator("pre").inner_text()
+    assert lab.cell(ASK).locator(".jp-RenderedMarkdown").inner_text().strip() == ANSWER
+    lab.picture("quickstart-reopened")
+
+
+def test_toolbar_interrupt_keeps_the_trace_and_stops_run_all(lab: Lab, endless: str) -> None:
+    cells = ["%load_ext magistral_nb", f"%%reason -o a --server {endless}\nCount.", "print('went on')"]
+    lab.open(lab.server.write("interrupt.ipynb", cells))
+    lab.run_all()
+    lab.outputs(1).filter(has_text="Thinking").first.wait_for(timeout=60_000)
+    time.sleep(1)
+    lab.interrupt()
+    lab.wait_cell(1, 10)
+    lab.outputs(1).filter(has_text="Stopped after").first.wait_for()
+    lab.outputs(1).filter(has_text="Interrupted").first.wait_for()
+    assert "one two three" in lab.cell(1).locator("pre").first.evaluate("element => element.textContent")
+    assert "Traceback" not in lab.cell(1).inner_text()
+    assert lab.outputs(2).count() == 0, "Run All went on"
+    lab.picture("interrupted", 1)
+    lab.shutdown_kernel()
+
+
+def test_nbconvert_executes_it_and_shows_both(abacus: str, tmp_path: Path) -> None:
+    shutil.copy(QUICKSTART, tmp_path)
+    command = [sys.executable, "-m", "nbconvert", "--execute", "--to", "html", QUICKSTART.name]
+    subprocess.run(command, cwd=tmp_path, env=os.environ, check=True, capture_output=True, timeout=200)
+    page = (tmp_path / "quickstart.html").read_text(encoding="utf-8")
+    assert TRACE in page
+    assert ANSWER in page
+    assert "Error displaying widget" not in page
+    subprocess.run(
+        [*command[:4], "--to", "notebook", "--output", "done.ipynb", QUICKSTART.name], cwd=tmp_path, check=True
+    )
+    outputs = nbformat.read(tmp_path / "done.ipynb", as_version=4).cells[5].outputs
+    assert [output.output_type for output in outputs] == ["display_data", "execute_result"]
+    assert outputs[1].data["text/markdown"].strip() == ANSWER
+    assert "widget-view" not in str(outputs)
