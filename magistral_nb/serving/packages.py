@@ -166,9 +166,9 @@ def find_installer(python: Path, environment: Mapping[str, str]) -> Installer:
     if version >= _OLDEST_PIP:
         return pip_installer(tuple(own), version)
     raise EngineInstallFailed(
-        f"nothing here can fetch packages: neither pip {'.'.join(map(str, _OLDEST_PIP))} or newer for "
+        f"Nothing here can fetch packages: neither pip {'.'.join(map(str, _OLDEST_PIP))} or newer for "
         f"{sys.executable} nor uv was found; install one of them (Debian, Ubuntu: apt install python3-pip) "
-        "and type %magistral_serve --install"
+        "and type %magistral_serve --install."
     )
 
 

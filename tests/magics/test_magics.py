@@ -188,3 +188,14 @@ def test_no_wait_returns_at_once(shell, fake_engine, checkpoint, capsys):
     assert server.status() == "booting"
     assert server.wait(20).status() == "ready"
     server.stop()
+
+
+@pytest.mark.parametrize("system", ["Darwin", "Windows"])
+def test_where_the_engine_has_no_build_other_ways_are_named(shell, capsys, monkeypatch, system):
+    monkeypatch.setattr("platform.system", lambda: system)
+    result = run(shell, "%magistral_serve")
+    assert isinstance(result.error_in_exec, CellFailed)
+    text = str(result.error_in_exec)
+    for way in ("%magistral_connect", "Ollama", "LM Studio"):
+        assert way in text
+    assert ("WSL" in text) == (system == "Windows")
