@@ -45,8 +45,8 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
     """The folder that MAGISTRAL_NB_HOME names in this test."""
-    real = any(request.node.get_closest_marker(marker) for marker in ("engine", "browser"))
-    folder = request.getfixturevalue("shared_home") if real else make_home(tmp_path / "home")
+    shared = "shared_home" in request.fixturenames  # by way of a real server or a real JupyterLab
+    folder = request.getfixturevalue("shared_home") if shared else make_home(tmp_path / "home")
     monkeypatch.setenv(paths.HOME_VARIABLE, str(folder))
     monkeypatch.setattr(server, "_here", server._Here())
     monkeypatch.delenv(server.KEY_VARIABLE, raising=False)

@@ -71,7 +71,7 @@ def main():
     Handler.behaviour = word.read_text().strip() if word.is_file() else ""
     for line in LOG.splitlines(keepends=True)[:3]:
         sys.stderr.write(line)
-    time.sleep(0.2)
+    time.sleep(0.1)
     if Handler.behaviour == "die":
         sys.stderr.write(DEATH)
         sys.exit(1)
@@ -81,7 +81,7 @@ def main():
     for line in LOG.splitlines(keepends=True)[3:]:
         sys.stderr.write(line)
         sys.stderr.flush()
-        time.sleep(0.05)
+        time.sleep(0.01)
     ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 
 

@@ -129,7 +129,7 @@ def serve(
         engine: "here" for the vllm of this Python, or another environment's folder or vllm command.
         port: on 127.0.0.1; None finds a free one.
         engine_args: raw vLLM flags, handed on last.
-        watch: called with the state about ten times a second while it boots.
+        watch: called with the state about twenty times a second while it boots.
 
     Raises:
         UnsupportedPlatform, UnknownModel, NotACheckpoint, EngineNotFound, PlanRefused: nothing was started.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "MAGISTRAL_NB_API_KEY"
 
-_TICK_SECONDS = 0.1
+_TICK_SECONDS = 0.05
 _HOST = re.compile(r"[\w.-]+|[0-9a-f:.]+")  # a name, an address, or an IPv6 address out of its brackets
 
 
@@ -150,7 +150,7 @@ class Server:
 
         Args:
             timeout: seconds; None waits as long as the boot takes.
-            watch: called with the state about ten times a second.
+            watch: called with the state about twenty times a second.
 
         Raises:
             BootFailed: with the cause as the log tells it.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 KEY_VARIABLE = "VLLM_API_KEY"  # vLLM reads its key here, where `ps` does not show it
 
-_TICK_SECONDS = 0.2
+_TICK_SECONDS = 0.1
 _GRACE_SECONDS = 15.0  # vLLM is usually gone within one second of SIGTERM
 _FIRST_QUESTION = "What is 2 + 2?"
 _FIRST_TOKENS = 12  # enough to see the whole path work; cut by length counts

@@ -28,6 +28,8 @@ _MARKS = {
 # The blocks that such a block may cut short.
 INTERRUPTED = ["paragraph", "reference", "blockquote", "list"]
 
+_MAX_LINES = 100  # of a display: a model caught in a loop opens thousands and closes none
+
 _BEGIN = re.compile(r"\\begin\{([A-Za-z]+\*?)\}")
 _BEGIN_OR_END = re.compile(r"\\(begin|end)\{([^{}]*)\}")
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
@@ -104,6 +106,7 @@ def _math_block(state: StateBlock, start: int, end: int, silent: bool) -> bool: 
     if not first.startswith(("$$", r"\[", r"\\[", r"\begin{")):
         return False
     last = start + 1
+    end = min(end, start + _MAX_LINES)
     while last < end and not state.isEmpty(last) and state.sCount[last] >= state.blkIndent:
         last += 1
     text = state.getLines(start, last, state.blkIndent, keepLastLF=False).lstrip()

@@ -25,7 +25,9 @@ def show_plan(plan: Plan, notes: list[str], *, rich: bool, stream: TextIO | None
     if rich:
         Place().close({"text/html": plan_html(plan, notes), "text/plain": text})
     else:
-        (sys.stdout if stream is None else stream).write(f"{text}\n")
+        out = sys.stdout if stream is None else stream
+        out.write(f"{text}\n")
+        out.flush()  # the boot's lines follow on another stream
 
 
 def plan_html(plan: Plan, notes: list[str]) -> str:

@@ -241,3 +241,11 @@ def test_other_links_are_words(scheme):
 def test_links_keep_their_addresses():
     safe = sanitise_markdown("[x](<https://e.org/a b$c*d(e)|f>)")
     assert safe == "[x](https://e.org/a%20b%24c%2Ad%28e%29%7Cf)"
+
+
+@pytest.mark.parametrize(
+    "piece", ["$", "$a ", "\\(x ", "\\[\nx\n", "$$\nx\n", "\\begin{a}", "`a", "> ", "- ", "*a ", "[", "<", "${"]
+)
+@pytest.mark.timeout(20)
+def test_a_model_caught_in_a_loop_does_not_hang_the_notebook(piece):
+    sanitise_markdown(piece * 3000)
