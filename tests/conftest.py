@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 _REAL_ENGINES = paths.engines()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Browser tests last: from its first use to its end Playwright keeps an event loop in the main thread."""
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+
+
 def make_home(folder: Path) -> Path:
     """A home for what the package writes, with the real engines linked into it."""
     cache = folder / "cache"

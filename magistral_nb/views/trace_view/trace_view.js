@@ -57,20 +57,34 @@ function make(tag, className) {
  */
 function follow(box, signal) {
   let pinned = true;
-  let held = false;
-  let moved = -Infinity;
-  const atBottom = () => box.scrollHeight - box.scrollTop - box.clientHeight < 8;
-  // Growing scrolls too, so only what a reader does with wheel, keys, finger or scrollbar counts.
-  for (const event of ["wheel", "keydown", "touchmove"]) {
-    box.addEventListener(event, () => { moved = performance.now(); }, { passive: true, signal });
-  }
-  box.addEventListener("pointerdown", () => { held = true; }, { signal });
-  window.addEventListener("pointerup", () => { held = false; }, { signal });
-  box.addEventListener("scroll", () => {
-    if (atBottom()) pinned = true;
-    else if (held || performance.now() - moved < 500) pinned = false;
+  let held = false; // by a finger or by the scrollbar
+  let downwards = -Infinity; // when the reader last moved that way
+  const toBottom = () => { box.scrollTop = box.scrollHeight; };
+  // Some lines may have come while the reader was on the way: near the end counts as there.
+  const nearBottom = () => box.scrollHeight - box.scrollTop - box.clientHeight < 40;
+
+  box.addEventListener("wheel", ({ deltaY }) => {
+    if (deltaY < 0) pinned = false;
+    else downwards = performance.now();
+  }, { passive: true, signal });
+  box.addEventListener("keydown", ({ key }) => {
+    if (["ArrowUp", "PageUp", "Home"].includes(key)) pinned = false;
+    else if (key === "End") {
+      pinned = true;
+      toBottom(); // the browser would glide to where the end was when it set off
+    } else downwards = performance.now();
   }, { signal });
-  return () => { if (pinned) box.scrollTop = box.scrollHeight; };
+  for (const [event, state] of /** @type {[string, boolean][]} */ ([
+    ["pointerdown", true], ["touchstart", true], ["pointerup", false], ["touchend", false],
+  ])) {
+    (state ? box : window).addEventListener(event, () => { held = state; }, { passive: true, signal });
+  }
+  // Growing scrolls too, so a scroll alone says nothing of what the reader wants.
+  box.addEventListener("scroll", () => {
+    if (held) pinned = nearBottom();
+    else if (performance.now() - downwards < 500 && nearBottom()) pinned = true;
+  }, { signal });
+  return () => { if (pinned) toBottom(); };
 }
 
 export default () => {
