@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -15,12 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _INTERRUPTED = 130  # what shells expect of a command ended by Ctrl-C
+_BROKEN_PIPE = 141  # and of one whose reader has gone
+_ADDRESS = re.compile(r"[\w.-]+:\d+(/.*)?|.+://.+")
 _QUESTION = "What is 347 × 58?"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - an exit code for every end
     """The console command; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot write "×" gets a question mark
     try:
         if not words or words[0] in {"-h", "--help"}:
             print(_usage())
@@ -38,8 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(wording(f"{type(error).__name__}: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted; a server that was booting goes on: magistral-nb status", file=sys.stderr)
+        print("Interrupted.", file=sys.stderr)
         return _INTERRUPTED
+    except BrokenPipeError:  # `| head` has seen enough; what is still buffered must not complain at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            print(f"OSError: {error}: is there room, and may you write there?", file=sys.stderr)
+        return 1
 
 
 def _usage() -> str:
@@ -60,16 +75,19 @@ def _serve(words: list[str]) -> int:
 def _ask(words: list[str]) -> int:
     """Ask a question: the thinking goes to stderr, the answer to stdout."""
     parser = options.reason_options("magistral-nb ask")
+    parser.add_argument("--model", metavar="NAME", help="with the URL of a server: which of its models")
     parser.add_argument("question", nargs="*", help="read from standard input where it is left away")
-    chosen = parser.parse_args(words)
+    chosen = parser.parse_intermixed_args(words)
     text = " ".join(chosen.question)
-    if not text and not sys.stdin.isatty():
+    if not text and sys.stdin is not None and not sys.stdin.isatty():
         text = sys.stdin.read()
     server = chosen.server
-    if server is not None and "://" in server:
+    if server is not None and _ADDRESS.fullmatch(server):
         from magistral_nb.serving.server import connect
 
-        server = connect(server).name
+        server = connect(server, model=chosen.model, name="asked").name
+    elif chosen.model is not None:
+        raise InvalidOption("--model chooses among the models of a server elsewhere: add --server URL.")
     return _answered(text, server, quiet=chosen.quiet, options_=chosen)
 
 
@@ -115,13 +133,10 @@ def _logs(words: list[str]) -> int:
 
 def _stop(words: list[str]) -> int:
     """End a server and all its processes."""
-    from magistral_nb.commands import say
-    from magistral_nb.serving.server import find_server, servers
+    from magistral_nb.commands import stop_shown
 
     chosen = options.stop_options("magistral-nb stop").parse_args(words)
-    for server in servers() if chosen.all else [find_server(chosen.name)]:
-        server.stop()
-        say(f"Server {server.name!r} has ended.")
+    stop_shown(chosen.name, every=chosen.all)
     return 0
 
 
@@ -151,13 +166,16 @@ def _demo(words: list[str]) -> int:
 
 def _lab(words: list[str]) -> int:
     """Open JupyterLab on the quickstart notebook."""
-    options.Parser("magistral-nb lab", _lab.__doc__ or "").parse_args(words)
+    parser = options.Parser("magistral-nb lab", f"{_lab.__doc__} Options that JupyterLab knows are handed on to it.")
+    _, rest = parser.parse_known_args(words)
     import importlib.util
 
     if importlib.util.find_spec("jupyterlab") is None:
         raise InvalidOption("JupyterLab is not installed here: pip install 'magistral-nb[lab]', then again.")
-    notebook = _quickstart()
-    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(notebook)])  # noqa: S606 - becomes Lab
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container; Lab refuses that unless it is told
+        rest.append("--allow-root")
+    argv = [sys.executable, "-m", "jupyterlab", str(_quickstart()), *rest]
+    os.execv(sys.executable, argv)  # noqa: S606 - becomes Lab
 
 
 def _quickstart() -> Path:

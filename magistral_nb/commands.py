@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from magistral_nb.errors import BootFailed, EngineNotFound, InvalidOption
 from magistral_nb.serving import boot, hardware
 from magistral_nb.serving.plan import Wishes
+from magistral_nb.serving.server import find_server, servers
 from magistral_nb.views.boot_view import BootView
 from magistral_nb.views.plan_view import show_plan
 
@@ -24,6 +25,7 @@ _ABACUS = (
     "This machine has no GPU, so this is abacus: it truly reasons, but only about arithmetic. "
     "For Magistral use a GPU machine, or %magistral_connect URL (Ollama: ollama run magistral)."
 )
+_INSTALL = "magistral-nb install"
 _LARGE_DOWNLOAD = 5e9  # bytes; above that people are told, and in a terminal asked
 
 
@@ -43,6 +45,7 @@ def wording(text: str) -> str:
     ipython = sys.modules.get("IPython")
     if ipython is not None and ipython.get_ipython() is not None:
         return text
+    text = text.replace(f"%magistral_serve --install, or in a terminal: {_INSTALL}", _INSTALL)
     text = text.replace("%magistral_connect", "magistral-nb ask --server").replace("%%reason", "magistral-nb ask")
     return re.sub(r"%magistral_(\w+)", r"magistral-nb \1", text)
 
@@ -58,19 +61,19 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
     """
     wishes = Wishes(chosen.model, chosen.context, chosen.quantization, chosen.kv_cache, raw)
     try:
-        prepared = boot.prepare(wishes, name=chosen.name, engine=chosen.engine)
+        prepared = boot.prepare(wishes, name=chosen.name, engine=chosen.engine, replace=chosen.replace)
     except EngineNotFound:
         if not chosen.install or chosen.engine is not None:
             raise
         install_shown()
-        prepared = boot.prepare(wishes, name=chosen.name)
+        prepared = boot.prepare(wishes, name=chosen.name, replace=chosen.replace)
     running = prepared.running
-    if running is None or chosen.replace:
+    if running is None:
         by_default = chosen.model is None and prepared.profile.name == "abacus"
         show_plan(prepared.plan, [wording(_ABACUS)] if by_default else [], rich=rich)
         _announce_download(prepared.download, ask=ask and not chosen.yes)
     server = boot.start(prepared, replace=chosen.replace, port=chosen.port)
-    if running is not None and running.status == "ready" and not chosen.replace:
+    if running is not None and running.status == "ready":
         minutes = (time.time() - running.created) / 60
         say(f"Attached to {server.name!r}: {running.plan.title}, up for {minutes:.0f} min.")
         return server
@@ -93,7 +96,9 @@ def _wait_shown(server: Server, *, rich: bool) -> Server:
         view.close("The boot failed.", ok=False)
         raise
     except KeyboardInterrupt:
-        view.close("Detached: the boot goes on.", ok=False)
+        view.close(
+            "Detached: the boot goes on. %magistral_serve waits for it again, %magistral_stop ends it.", ok=False
+        )
         raise
     view.close(f"{server.model} is ready after {time.monotonic() - began:.0f} s.", ok=True)
     return server
@@ -104,6 +109,19 @@ def _durations(state: ServerState) -> list[tuple[str, float]]:
     names = [name for name, _ in state.stages]
     reached = [seconds for _, seconds in state.stages] + [time.time() - state.created]
     return [(name, max(0.0, reached[i + 1] - reached[i])) for i, name in enumerate(names)]
+
+
+def stop_shown(name: str | None, *, every: bool) -> None:
+    """End one server, or all, and say so."""
+    if every and name is not None:
+        raise InvalidOption(f"Either {name} or --all: leave one of the two away.")
+    known = servers() if every else [find_server(name)]
+    for server in known:
+        how = "has ended" if server.is_ours else "is forgotten; it goes on where it runs"
+        server.stop()
+        say(f"Server {server.name!r} {how}.")
+    if not known:
+        say("No server is known: there is nothing to stop.")
 
 
 def install_shown() -> None:
@@ -138,7 +156,7 @@ def status_table(known: Sequence[Server]) -> str:
     for server in known:
         state = server.state()
         if server.status() == "failed" and state is not None:
-            lines.append(f"{server.name}: {state.error or 'its processes are gone'}. %magistral_logs shows more.")
+            lines.append(f"{server.name}: {state.error}. %magistral_logs {server.name} shows more.")
     return "\n".join(lines)
 
 

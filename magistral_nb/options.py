@@ -25,6 +25,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str) -> None:
         """A parser for one magic or one command."""
         super().__init__(prog, description=description, add_help=False, allow_abbrev=False)
+        # What begins with a minus and a digit is a question ("-5 + 3"), never an option of ours.
+        self._negative_number_matcher = re.compile(r"-[\d.(].*")
         self.add_argument("-h", "--help", action=_HelpAction, nargs=0, dest=argparse.SUPPRESS, help="show this help")
 
     def error(self, message: str) -> NoReturn:
@@ -32,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         if found := re.search(r"unrecognized arguments: (.+)", message):
             first = found[1].split()[0]
             known = list(self._option_string_actions)
-            near = difflib.get_close_matches(first.split("=")[0], known, n=1)
+            near = difflib.get_close_matches(first.split("=")[0], known, n=1, cutoff=0.75)
             if near:
                 raise InvalidOption(f"{self.prog} has no option {first}: did you mean {near[0]}?")
             raise InvalidOption(f"{self.prog} does not know {first!r}: {self.prog} --help lists what it takes.")
@@ -62,11 +64,23 @@ def tokens(text: str) -> int:
     return int(re.sub("[_,]", "", digits[1])) * (1024 if digits[2] else 1)
 
 
+def port(text: str) -> int:
+    """A TCP port.
+
+    Example:
+        >>> port("8000")
+        8000
+    """
+    if not text.isdecimal() or not 0 < int(text) < 2**16:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port, such as 8000")
+    return int(text)
+
+
 def serve_options(prog: str) -> Parser:
     """Of %magistral_serve and `magistral-nb serve`."""
     parser = Parser(prog, "Boot a model with vLLM on this machine, or attach to it where it runs already.")
     add = parser.add_argument
-    add("model", nargs="?", help="abacus, 2506, 2507, 2509 (Magistral Small), a repository or a folder")
+    add("model", nargs="?", help="abacus, 2506, 2507, 2509 (Magistral Small), or a folder")
     add("--context", type=tokens, metavar="N", help="tokens, prompt and completion together")
     add("--quantization", choices=("fp8", "none"), help="of the weights; FP8 on a GPU unless you say none")
     add("--kv-cache", choices=("fp8", "auto"), help="type of the KV cache")
@@ -74,7 +88,7 @@ def serve_options(prog: str) -> Parser:
     add("--replace", action="store_true", help="end another server of this name first")
     add("--no-wait", action="store_true", help="return at once; the boot goes on")
     add("--engine", metavar="here|PATH", help="this Python's vllm, or another environment or vllm command")
-    add("--port", type=int, metavar="N", help="on 127.0.0.1; a free one is found otherwise")
+    add("--port", type=port, metavar="N", help="on 127.0.0.1; a free one is found otherwise")
     add("--install", action="store_true", help="install the engine first where it is missing")
     add("--yes", action="store_true", help="do not ask before a large download")
     return parser
@@ -122,6 +136,33 @@ def logs_options(prog: str) -> Parser:
     parser = name_options(prog, "Show the last lines of a server's log.")
     parser.add_argument("--lines", type=int, default=50, metavar="N")
     return parser
+
+
+def history_options(prog: str) -> Parser:
+    """Of %magistral_history and `magistral-nb history`."""
+    parser = Parser(prog, "Find the answers that were kept, newest first; with an id, show one with its trace.")
+    add = parser.add_argument
+    add("words", nargs="*", help="that all occur in the question, the thinking or the answer; or an answer's id")
+    add("--since", metavar="AGE", help="30m, 3h, 2d, 1w, or a date such as 2026-03-01")
+    add("--server", metavar="NAME", help="only answers of this server")
+    add("--limit", type=int, default=20, metavar="N", help="rows at most; 20 otherwise")
+    return parser
+
+
+def parse_history(prog: str, line: str | list[str]) -> argparse.Namespace:
+    """What was typed behind %magistral_history; `words` is one search, what was quoted stays together.
+
+    Example:
+        >>> parse_history("%magistral_history", 'prime --since 2d "two three"').words
+        'prime "two three"'
+    """
+    try:
+        words = split_words(line) if isinstance(line, str) else line
+    except InvalidOption:  # an apostrophe in a word
+        words = str(line).split()
+    chosen = history_options(prog).parse_intermixed_args(words)
+    chosen.words = " ".join(f'"{word}"' if re.search(r"\s", word) else word for word in chosen.words)
+    return chosen
 
 
 def split_raw(words: list[str]) -> tuple[list[str], tuple[str, ...]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from magistral_nb.errors import MagistralError
+
 HOME_VARIABLE = "MAGISTRAL_NB_HOME"
 _APP = "magistral_nb"
 
@@ -26,6 +28,16 @@ def engines() -> Path:
 def servers() -> Path:
     """State files and logs of servers, in a folder that only its owner can read."""
     folder = _root("data") / "servers"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder.chmod(0o700)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise MagistralError(
+            f"{folder} cannot be written to ({error.strerror}): set {HOME_VARIABLE} to a folder that can."
+        ) from error
     return folder
+
+
+def journal() -> Path:
+    """The file that keeps every answer. Nothing is made here: a question does not wait for a disk."""
+    return _root("data") / "history" / "answers.sqlite3"

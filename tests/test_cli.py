@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,10 @@ def test_an_answer_that_broke_off_is_a_failure(stand_in, capsys):
         (["ask", "--server", "http://127.0.0.1:9", "2+2?"], "Nothing answers"),
         (["serve", "--contxt", "1"], "did you mean --context"),
         (["stop", "nope"], "No server 'nope'"),
+        (["serve", "--port", "99999"], "is no port"),
+        (["logs", "--lines", "0", "x"], "No server 'x'"),
+        (["ask", "--temperature", "nan", "2+2?"], "temperature is nan"),
+        (["ask", "--server", "http://a:b@c", "2+2?"], "password"),
         (["logs"], "No server"),
     ],
 )
@@ -83,13 +90,72 @@ def test_serve_status_stop(fake_engine, checkpoint, capsys):
     assert "No server is known: magistral-nb serve" in capsys.readouterr().out
 
 
-def test_lab_opens_the_quickstart(monkeypatch):
-    called = []
-    monkeypatch.setattr("os.execv", lambda path, argv: called.append(argv))
-    cli.main(["lab"])
-    assert called[0][1:3] == ["-m", "jupyterlab"]
-    assert Path(called[0][3]).name == "quickstart.ipynb"
-    assert Path(called[0][3]).is_file()
+def command(*words, **options):
+    """The console command in a process of its own."""
+    return subprocess.Popen([sys.executable, "-m", "magistral_nb.cli", *words], **options)
+
+
+@pytest.mark.engine
+def test_lab_opens_the_quickstart(tmp_path):
+    """A real JupyterLab, also for root, with options of its own; the browser is one that only notes the page."""
+    log, page = (tmp_path / "log").open("w"), tmp_path / "page"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\ncat "${{1#file://}}" > "{page}"\n')
+    browser.chmod(0o755)
+    environment = dict(os.environ, BROWSER=f"{browser} %s", JUPYTER_RUNTIME_DIR=str(tmp_path / "runtime"))
+    lab = command("lab", "--ServerApp.port_retries=50", stdout=log, stderr=log, cwd=tmp_path, env=environment)
+    try:
+        deadline = time.monotonic() + 60
+        while not (page.exists() and page.read_text()):
+            assert lab.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert "/lab/tree/quickstart.ipynb" in page.read_text(), "what a browser is sent to"
+    finally:
+        lab.terminate()
+        lab.wait(20)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(stand_in):
+    stand_in.enqueue(deltas([content("word " * 50_000), finish("stop"), done()]))
+    asked = command("ask", "--server", stand_in.url, "x", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    asked.stdout.read(1)
+    asked.stdout.close()
+    assert asked.wait(20) == 141
+    assert b"Traceback" not in asked.stderr.read()
+
+
+def test_a_full_disk_is_one_line(stand_in):
+    stand_in.enqueue(deltas(GOOD))
+    with Path("/dev/full").open("w") as full:
+        asked = command("ask", "--server", stand_in.url, "x", stdout=full, stderr=subprocess.PIPE, text=True)
+        _, shown = asked.communicate(timeout=20)
+    assert asked.returncode != 0
+    assert "Traceback" not in shown
+    assert "No space left" in shown
+
+
+def test_a_terminal_that_knows_no_multiplication_sign(stand_in):
+    stand_in.enqueue(deltas([content("2 × 2 = 4"), finish("stop"), done()]))
+    plain = dict(os.environ, PYTHONIOENCODING="ascii")
+    asked = command("ask", "--server", stand_in.url, "2 × 2", stdout=subprocess.PIPE, env=plain, text=True)
+    assert asked.communicate(timeout=20)[0].strip() == "2 ? 2 = 4"
+
+
+@pytest.mark.parametrize("words", [["-5+3"], ["What", "--quiet", "is", "2"], ["-(5)"]])
+def test_questions_that_look_like_options(stand_in, words):
+    stand_in.enqueue(deltas(GOOD))
+    assert cli.main(["ask", "--server", stand_in.url, *words]) == 0
+    sent = stand_in.requests[0].json["messages"][-1]["content"]
+    assert sent == " ".join(word for word in words if word != "--quiet")
+
+
+def test_a_model_of_a_server_elsewhere(stand_in, capsys):
+    stand_in.enqueue(deltas(GOOD))
+    address = stand_in.root.removeprefix("http://")
+    assert cli.main(["ask", "--server", address, "--model", "stand-in", "x"]) == 0
+    assert cli.main(["ask", "--server", address, "--model", "stand-im", "x"]) == 1
+    assert "did you mean stand-in" in capsys.readouterr().err
 
 
 def test_a_large_download_asks_first(capsys, monkeypatch):
@@ -100,5 +166,6 @@ def test_a_large_download_asks_first(capsys, monkeypatch):
         commands._announce_download(47.2e9, ask=True)
     assert "47 GB" in capsys.readouterr().out
     commands._announce_download(47.2e9, ask=False)
-    commands._announce_download(1e9, ask=True)
     assert "47 GB" in capsys.readouterr().out
+    commands._announce_download(1e9, ask=True)
+    assert capsys.readouterr().out == ""

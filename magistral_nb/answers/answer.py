@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import pandas as pd
 
+_MEASURABLE = 0.2  # seconds; what arrives in one burst tells nothing of the model's speed
+
 FinishReason = Literal["stop", "length", "budget", "interrupted", "error"]
 
 
@@ -44,6 +46,8 @@ class Answer:
         server: the name of the server that was asked.
         id: unique, 32 hexadecimal digits.
         error: what went wrong when finish_reason is "error", in one line.
+        cost: in the currency of the server's price per hour; None where no price was given.
+        parsed: the answer as a Python object, where a schema was asked for.
 
     Example:
         >>> a = Answer(prompt="2+2?", thinking="2+2=4.", text="4", finish_reason="stop", id="0" * 32)
@@ -62,12 +66,14 @@ class Answer:
     model: str = ""
     server: str = ""
     error: str | None = None
+    cost: float | None = None
+    parsed: Any = None
 
     @property
     def tokens_per_second(self) -> float | None:
         """Completion tokens per second after the first one; None where that cannot be told."""
         tokens, first = self.usage.completion_tokens, self.time_to_first_token
-        if tokens is None or first is None or tokens < 2 or self.seconds <= first:  # noqa: PLR2004
+        if tokens is None or first is None or tokens < 2 or self.seconds - first < _MEASURABLE:  # noqa: PLR2004
             return None
         return (tokens - 1) / (self.seconds - first)
 
@@ -84,7 +90,7 @@ class Answer:
 
         Example:
             >>> Answer(prompt="2+2?", thinking="", text="4", finish_reason="stop", id="0").to_frame().shape
-            (1, 15)
+            (1, 17)
         """
         import pandas as pd
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from magistral_nb.asking.stream import client_for, explain
+from magistral_nb.asking.endpoint import Endpoint
+from magistral_nb.asking.stream import explain, new_client
 from magistral_nb.errors import Rejected
 
 _SECONDS = 10.0
@@ -34,19 +35,20 @@ def probe(base_url: str, api_key: str | None) -> Found:
     """
     import openai
 
-    client = client_for(base_url, api_key).with_options(timeout=_SECONDS, max_retries=0)
-    try:
-        listed: Any = client.get("/models", cast_to=object)
-    except openai.OpenAIError as error:
-        raise explain(error, base_url) from error
+    with new_client(Endpoint(base_url, "", api_key=api_key)) as client:
+        hasty = client.with_options(timeout=_SECONDS, max_retries=0)
+        try:
+            listed: Any = hasty.get("/models", cast_to=object)
+        except openai.OpenAIError as error:
+            raise explain(error, base_url) from error
+        try:
+            version: Any = hasty.get(f"{base_url.removesuffix('/v1')}/version", cast_to=object)
+        except openai.OpenAIError:
+            version = None
     try:
         models = {entry["id"]: entry.get("max_model_len") for entry in listed["data"]}
     except (KeyError, TypeError, AttributeError) as error:
         raise Rejected(f"{base_url}/models lists no models: is this an OpenAI-compatible server?") from error
-    try:
-        version: Any = client.get(f"{base_url.removesuffix('/v1')}/version", cast_to=object)
-    except openai.OpenAIError:
-        version = None
     # Ollama and llama.cpp answer there too; only vLLM lists max_model_len as well.
     is_vllm = isinstance(version, dict) and "version" in version and any(models.values())
     return Found(models, is_vllm)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from magistral_nb.asking.endpoint import Question
 from magistral_nb.asking.running import Running, arun
-from magistral_nb.errors import EmptyQuestion, InvalidOption, ServerDied, Unreachable
+from magistral_nb.errors import EmptyQuestion, InvalidOption, MagistralError, ServerDied
 from magistral_nb.serving.server import Server, find_server
 
 if TYPE_CHECKING:
@@ -59,10 +60,8 @@ def reason(
     """
     asked = _question(question, system, temperature, top_p, max_tokens, seed)
     target = find_server(server)
-    try:
-        return Running(target.endpoint, asked).follow(views)
-    except Unreachable as error:
-        raise _died(target, error) from error
+    running = Running(target.endpoint, asked, explain=lambda error: _died(target, error))
+    return running.follow(views)
 
 
 async def areason(
@@ -82,10 +81,7 @@ async def areason(
     """
     asked = _question(question, system, temperature, top_p, max_tokens, seed)
     target = find_server(server)
-    try:
-        return await arun(target.endpoint, asked)
-    except Unreachable as error:
-        raise _died(target, error) from error
+    return await arun(target.endpoint, asked, explain=lambda error: _died(target, error))
 
 
 def _question(
@@ -96,9 +92,13 @@ def _question(
     max_tokens: int | None,
     seed: int | None,
 ) -> Question:
+    if not isinstance(text, str):
+        raise InvalidOption(f"A question is a text, not {type(text).__name__}: try str(…).")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidOption("The question is no valid text: was it read in another encoding than UTF-8?")
     if not text.strip():
-        raise EmptyQuestion("The question is empty: write it under %%reason, or after %reason.")
-    if temperature is not None and temperature < 0:
+        raise EmptyQuestion("The question is empty: say what you want to know.")
+    if temperature is not None and not (math.isfinite(temperature) and temperature >= 0):
         raise InvalidOption(f"temperature is {temperature}, but it starts at 0 (greedy): try 0.7.")
     if top_p is not None and not 0 < top_p <= 1:
         raise InvalidOption(f"top_p is {top_p}, but it lies above 0 and at most at 1: try 0.95.")
@@ -109,10 +109,12 @@ def _question(
     )
 
 
-def _died(server: Server, error: Unreachable) -> Unreachable | ServerDied:
-    """Say that the process is gone where that is why nothing answers."""
-    if server.is_ours and not server.is_alive():
-        return ServerDied(
-            f"Server {server.name!r} has died: %magistral_logs shows why, %magistral_serve starts it again."
-        )
-    return error
+def _died(server: Server, error: MagistralError) -> MagistralError:
+    """Say that the process is gone where that is why a question failed."""
+    if not server.is_ours or server.is_alive():
+        return error
+    died = ServerDied(
+        f"Server {server.name!r} has died: %magistral_logs {server.name} shows why, %magistral_serve starts it again."
+    )
+    died.__cause__ = error
+    return died

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from magistral_nb.asking.draft import Draft
 from magistral_nb.asking.stream import Stream
-from magistral_nb.errors import AskFailed, Interrupted
+from magistral_nb.errors import AskFailed, Interrupted, MagistralError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from magistral_nb.asking.endpoint import Endpoint, Question
     from magistral_nb.asking.events import Event
     from magistral_nb.views import View
+
+    Explain = Callable[[MagistralError], MagistralError]
 
 _TICK_SECONDS = 0.05  # how often views are fed
 _FAREWELL_SECONDS = 1.0  # how long a stopped stream may take to hand over what it has read
@@ -37,13 +39,27 @@ class Running:
         error: what ended the stream before its time, if anything.
     """
 
-    def __init__(self, endpoint: Endpoint, question: Question, when_over: Callable[[], None] | None = None) -> None:
-        """Start reading; `when_over` is called in the reading thread once the stream has ended."""
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        question: Question,
+        *,
+        explain: Explain | None = None,
+        when_over: Callable[[], None] | None = None,
+    ) -> None:
+        """Start reading.
+
+        Args:
+            endpoint: whom to ask.
+            question: what.
+            explain: may know better why it failed, such as that the server has died.
+            when_over: called in the reading thread once the stream has ended.
+        """
         self.draft = Draft(question.text, model=endpoint.model, server=endpoint.server)
         self.error: BaseException | None = None
         self._stream = Stream(endpoint, question)
         self._arrived: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._when_over = when_over
+        self._explain, self._when_over = explain, when_over
         self._thread = threading.Thread(target=self._read, name="magistral_nb stream", daemon=True)
         self._thread.start()
 
@@ -52,6 +68,8 @@ class Running:
             for event in self._stream.events():
                 self.draft.add(event)
                 self._arrived.put(event)
+        except AskFailed as error:
+            self.error = error if self._explain is None else self._explain(error)
         except BaseException as error:  # noqa: BLE001 - it is raised again by `answer`, in the caller's thread
             self.error = error
         finally:
@@ -75,13 +93,16 @@ class Running:
             answer = self.answer()
         except KeyboardInterrupt:
             self.stop()
-            answer = self.draft.answer("interrupted")
+            answer = self.draft.answer() if self.draft.progress.state == "done" else self.draft.answer("interrupted")
             for view in views:
                 view.close(answer)
             raise Interrupted(answer) from None
-        except BaseException as error:
+        except MagistralError as error:
             for view in views:
                 view.close(self.draft.answer("error", str(error)))
+            raise
+        except BaseException:  # a view has failed, such as a pipe that was closed: hang up and tell
+            self._stream.stop()
             raise
         for view in views:
             view.close(answer)
@@ -103,7 +124,7 @@ class Running:
             return self.draft.answer("interrupted")
         if self.error is None:
             return self.draft.answer()
-        if isinstance(self.error, AskFailed) and self.draft.began:
+        if isinstance(self.error, MagistralError) and self.draft.began:
             return self.draft.answer("error", str(self.error))
         raise self.error
 
@@ -120,7 +141,7 @@ class Running:
         return events, False
 
 
-async def arun(endpoint: Endpoint, question: Question) -> Answer:
+async def arun(endpoint: Endpoint, question: Question, explain: Explain | None = None) -> Answer:
     """Ask without blocking the event loop; cancelling the task stops the server's work as well.
 
     Raises:
@@ -133,7 +154,7 @@ async def arun(endpoint: Endpoint, question: Question) -> Answer:
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
             loop.call_soon_threadsafe(over.set)
 
-    running = Running(endpoint, question, when_over)
+    running = Running(endpoint, question, explain=explain, when_over=when_over)
     try:
         await over.wait()
     except asyncio.CancelledError:

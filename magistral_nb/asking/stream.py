@@ -7,6 +7,7 @@ import socket
 import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from magistral_nb.asking.endpoint import Endpoint, Question, chat_request, fit_max_tokens, messages
 from magistral_nb.asking.events import Finished
@@ -21,17 +22,37 @@ if TYPE_CHECKING:
     from magistral_nb.asking.events import Event
 
 _CONNECT_SECONDS = 10.0
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _SILENCE_SECONDS = 600.0  # a queue or a long prefill may keep a healthy server silent for minutes
 
 
 @lru_cache(maxsize=16)
-def client_for(base_url: str, api_key: str | None) -> openai.OpenAI:
-    """One client, so one pool of connections, per endpoint; safe to share between threads."""
+def client_for(endpoint: Endpoint) -> openai.OpenAI:
+    """The one client, so the one pool of connections, of this endpoint; safe to share between threads."""
+    return new_client(endpoint)
+
+
+def new_client(endpoint: Endpoint) -> openai.OpenAI:
+    """A client of its own, to be closed by the caller.
+
+    Takes the endpoint and not its key: a verbose traceback prints every name that its lines speak of.
+
+    Raises:
+        Unreachable: the environment names a proxy that cannot be used.
+    """
     import openai
 
     timeout = openai.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS)
-    # The client insists on a key; endpoints without one ignore it.
-    return openai.OpenAI(base_url=base_url, api_key=api_key or "none", timeout=timeout, max_retries=2)
+    # What runs on this machine is asked directly: a proxy cannot reach it, and would be handed its key.
+    is_near = urlsplit(endpoint.base_url).hostname in _LOOPBACK
+    try:
+        http = openai.DefaultHttpxClient(trust_env=not is_near, timeout=timeout)
+        # The client insists on a key; endpoints without one ignore it.
+        return openai.OpenAI(
+            base_url=endpoint.base_url, api_key=endpoint.api_key or "none", max_retries=2, http_client=http
+        )
+    except (ImportError, ValueError) as error:
+        raise Unreachable(f"The proxy that the environment names cannot be used: {error}.") from error
 
 
 class Stream:
@@ -59,7 +80,7 @@ class Stream:
         import openai
 
         try:
-            yield from self._exchange(client_for(self.endpoint.base_url, self.endpoint.api_key))
+            yield from self._exchange(client_for(self.endpoint))
         except openai.OpenAIError as error:
             if not self.stopped:
                 raise explain(error, self.endpoint.base_url) from error
@@ -107,14 +128,16 @@ class Stream:
 
     def _max_tokens(self, client: openai.OpenAI) -> int | None:
         wished, context = self.question.max_tokens, self.endpoint.context
-        if wished is None or context is None or not self.endpoint.is_vllm:
+        # Without a wish vLLM fits it by itself; only a very long question needs a word of ours before.
+        is_short = len(self.question.text) < (context or 0)
+        if context is None or not self.endpoint.is_vllm or (wished is None and is_short):
             return wished
         prompt_tokens = self._count_prompt(client)
-        fitted = fit_max_tokens(wished, context=context, prompt_tokens=prompt_tokens)
+        fitted = fit_max_tokens(wished or context, context=context, prompt_tokens=prompt_tokens)
         if fitted < 1:
             raise Rejected(
                 f"The question has {prompt_tokens:,} tokens and the context is {context:,}: shorten it, "
-                "or serve with a larger --context."
+                "or serve a model with a longer one (--context)."
             )
         return fitted
 
@@ -129,10 +152,14 @@ def explain(error: openai.OpenAIError, where: str) -> AskFailed:
     import openai
 
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-        return Unauthorized(f"{where} refused the key: check it, then %magistral_connect {where} again.")
+        return Unauthorized(
+            f"{where} refused the key, or wants one: set MAGISTRAL_NB_API_KEY in the environment, then connect again."
+        )
     if isinstance(error, openai.APIStatusError):
         said = error_text(error.body if error.body is not None else error.message)
-        return Rejected(f"{where} answered {error.status_code}: {said}.")
+        if said.startswith("<"):  # a page for people
+            said = "a web page; is this an OpenAI-compatible server?"
+        return Rejected(f"{where} answered {error.status_code}: {said.rstrip('.')}.")
     if isinstance(error, openai.APITimeoutError):
         return Unreachable(f"{where} did not answer in time: check that the server there is up, then ask again.")
     if isinstance(error, openai.APIConnectionError):

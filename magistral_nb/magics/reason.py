@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from typing import TYPE_CHECKING, Any
 
 from magistral_nb import options
@@ -20,11 +21,15 @@ def reason(ipython: Any, line: str, cell: str | None) -> Answer | None:
     parser = options.reason_options("%reason" if cell is None else "%%reason")
     parser.add_argument("-o", dest="output", metavar="NAME", help="assign the Answer to this variable")
     parser.add_argument("--folded", action="store_true", help="keep the thinking folded while it streams")
-    words, rest = options.split_question(interpolate(line, ipython.user_ns), parser)
-    chosen = parser.parse_args(words)
+    words, rest = options.split_question(line, parser)
+    chosen = parser.parse_args([interpolate(word, ipython.user_ns) for word in words])
+    silent = chosen.quiet and cell is not None
+    if cell is None and rest.endswith(";"):  # IPython's own sign for a value that is not shown
+        rest, silent = rest[:-1], True
     if cell is not None and rest:
-        raise InvalidOption(f"%%reason takes options on its line and the question below; for {rest!r}, try -o {rest}.")
-    if chosen.output is not None and not chosen.output.isidentifier():
+        remedy = f"try -o {rest}" if _is_name(rest) else "move it below"
+        raise InvalidOption(f"%%reason takes options on its line and the question below; for {rest!r}, {remedy}.")
+    if chosen.output is not None and not _is_name(chosen.output):
         raise InvalidOption(f"-o {chosen.output}: this cannot name a variable, try -o answer.")
     try:
         answer = ask(
@@ -41,10 +46,14 @@ def reason(ipython: Any, line: str, cell: str | None) -> Answer | None:
         _assign(ipython, chosen.output, stop.answer)
         raise
     _assign(ipython, chosen.output, answer)
-    if chosen.quiet and cell is not None:  # in _ and Out, but not shown: the view said its one line
+    if silent:  # in _ and Out, but not shown
         ipython.displayhook.update_user_ns(answer)
         return None
     return answer
+
+
+def _is_name(text: str) -> bool:
+    return text.isidentifier() and not keyword.iskeyword(text)
 
 
 def _assign(ipython: Any, name: str | None, answer: Answer) -> None:

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from magistral_nb import options
-from magistral_nb.commands import say, serve_shown, status_table
+from magistral_nb.commands import say, serve_shown, status_table, stop_shown
 from magistral_nb.errors import Unauthorized
 from magistral_nb.magics.interpolate import interpolate
 from magistral_nb.magics.shown import CellInterrupted, is_rich
@@ -15,21 +15,23 @@ from magistral_nb.serving.server import Server, connect as connect_to, find_serv
 
 def serve(ipython: Any, line: str, _cell: None) -> Server:
     """Plan, boot, wait; interrupting the cell leaves the boot alone."""
-    own, raw = options.split_raw(options.split_words(interpolate(line, ipython.user_ns)))
+    own, raw = options.split_raw(_words(ipython, line))
     chosen = options.serve_options("%magistral_serve").parse_args(own)
     rich = is_rich(ipython)
     try:
         return serve_shown(chosen, raw, rich=rich, ask=not rich)
-    except KeyboardInterrupt:
-        raise CellInterrupted(
-            "Detached: a boot that has begun goes on. %magistral_serve waits for it again, %magistral_stop ends it."
-        ) from None
+    except KeyboardInterrupt:  # the view has said what goes on
+        raise CellInterrupted("Interrupted.") from None
+
+
+def _words(ipython: Any, line: str) -> list[str]:
+    """The line's words with variables inserted: a folder with a blank in its name stays one word."""
+    return [interpolate(word, ipython.user_ns) for word in options.split_words(line)]
 
 
 def connect(ipython: Any, line: str, _cell: None) -> Server:
     """Connect; a key that the environment does not have is asked for, hidden."""
-    words = options.split_words(interpolate(line, ipython.user_ns))
-    chosen = options.connect_options("%magistral_connect").parse_args(words)
+    chosen = options.connect_options("%magistral_connect").parse_args(_words(ipython, line))
     try:
         return connect_to(chosen.url, model=chosen.model, name=chosen.name)
     except Unauthorized:
@@ -61,6 +63,4 @@ def logs(_ipython: Any, line: str, _cell: None) -> None:
 def stop(_ipython: Any, line: str, _cell: None) -> None:
     """End one server, or all."""
     chosen = options.stop_options("%magistral_stop").parse_args(options.split_words(line))
-    for server in servers() if chosen.all else [find_server(chosen.name)]:
-        server.stop()
-        say(f"Server {server.name!r} has ended.")
+    stop_shown(chosen.name, every=chosen.all)

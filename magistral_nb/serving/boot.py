@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _SUPERVISOR_SECONDS = 30.0  # a cold disk may take some to start a Python
 _STOP_SECONDS = 30.0
+_TELLING = ("context", "weights", "KV cache", "raw flags")  # what two plans for one model mostly differ in
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +46,30 @@ class Prepared:
     download: float
 
 
-def prepare(wishes: planning.Wishes, *, name: str = "default", engine: str | None = None) -> Prepared:
+def prepare(
+    wishes: planning.Wishes, *, name: str = "default", engine: str | None = None, replace: bool = False
+) -> Prepared:
     """Plan a boot on this machine, and see whether it already runs.
 
     Raises:
         UnsupportedPlatform: this engine has no build for this system.
         UnknownModel, NotACheckpoint, EngineNotFound, PlanRefused: see there.
+        NameTaken: another plan runs under this name, and it is not to be replaced.
     """
     here = hardware.detect()
     check_platform(here.system, here.machine)
     profile = catalogue.find_profile(wishes.model, gpu=bool(here.gpus))
-    plan = planning.make_plan(here, profile, wishes, find_engine(engine, gpu=bool(here.gpus)))
-    state = registry.load(name) if registry.check_name(name) else None
-    same = state is not None and state.is_alive() and state.status != "failed"
-    running = state if same and state is not None and state.plan.fingerprint == plan.fingerprint else None
-    return Prepared(plan, profile, name, running, 0 if running else checkpoint.pending_download(profile))
+    found = find_engine(engine, gpu=bool(here.gpus))
+    running = _running(name)
+    if running is not None and not replace:
+        # Looked for before a plan is made: the running server itself holds the memory that a plan would need.
+        if running.plan.fingerprint != planning.fingerprint(profile, wishes, found):
+            raise _name_taken(running)
+        return Prepared(running.plan, profile, name, running, 0)
+    if running is not None:
+        here = planning.after_stopping(here, running.plan)
+    plan = planning.make_plan(here, profile, wishes, found)
+    return Prepared(plan, profile, name, None, checkpoint.pending_download(profile))
 
 
 def start(prepared: Prepared, *, replace: bool = False, port: int | None = None) -> Server:
@@ -74,16 +84,13 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
     """
     name, plan = prepared.name, prepared.plan
     with registry.lock(name):
-        state = registry.load(name)
-        if state is not None and state.is_alive():
-            if state.status != "failed" and state.plan.fingerprint == plan.fingerprint and not replace:
-                return use(name)
-            if state.status != "failed" and not replace:
-                raise NameTaken(
-                    f"Server {name!r} already runs {state.plan.title}: add --replace to end that one, or --name OTHER "
-                    "to run both."
-                )
-            stop(state)
+        running = _running(name)
+        if running is not None and not replace:
+            if running.plan.fingerprint != plan.fingerprint:
+                raise _name_taken(running)
+            return use(name)
+        if (left := registry.load(name)) is not None:  # the one to replace, or what a failed boot has left
+            stop(left)
         if port is not None and not supervisor.is_free(port):
             raise PlanRefused(f"Port {port} is taken: leave --port away and a free one is found.")
         _spawn(
@@ -99,6 +106,20 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
             )
         )
     return use(name)
+
+
+def _running(name: str) -> ServerState | None:
+    """The server of this name, if it is ready or on its way."""
+    state = registry.load(registry.check_name(name))
+    return state if state is not None and state.seen().status != "failed" else None
+
+
+def _name_taken(running: ServerState) -> NameTaken:
+    wished = "".join(f", {choice.what} {choice.value}" for choice in running.plan.choices if choice.what in _TELLING)
+    return NameTaken(
+        f"Server {running.name!r} already runs another plan ({running.plan.model}{wished}): add --replace to end "
+        "that one, or --name OTHER to run both."
+    )
 
 
 def serve(
@@ -118,7 +139,7 @@ def serve(
     """Boot a model with vLLM on this machine, or attach to it where it already runs.
 
     Args:
-        model: short name ("2509", "abacus"), repository or folder; None takes Magistral Small on a GPU
+        model: short name ("2509", "abacus") or folder; None takes Magistral Small on a GPU
             and abacus, the embedded arithmetic model, without one.
         context: tokens, prompt and completion together; at most 40,960 unless you ask for more.
         quantization: "fp8" or "none"; None takes FP8 on a GPU.
@@ -141,7 +162,7 @@ def serve(
         >>> server = magistral_nb.serve("abacus")  # doctest: +SKIP
     """
     wishes = planning.Wishes(model, context, quantization, kv_cache, tuple(engine_args))
-    server = start(prepare(wishes, name=name, engine=engine), replace=replace, port=port)
+    server = start(prepare(wishes, name=name, engine=engine, replace=replace), replace=replace, port=port)
     return server.wait(watch=watch) if wait else server
 
 

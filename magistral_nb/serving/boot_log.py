@@ -24,7 +24,12 @@ _STAGES = (
 _PERCENT = re.compile(r"(\d{1,3})%")
 _ERROR = re.compile(r"(?:^|\s)((?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit)): (.+)")
 _USAGE = re.compile(r"\berror: (.+)")
-_WRAPPERS = ("Engine core initialization failed", "Failed core proc", "EngineCore failed to start")
+_WRAPPERS = (
+    "Engine core initialization failed",
+    "EngineCore encountered an issue",
+    "Failed core proc",
+    "EngineCore failed to start",
+)
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 

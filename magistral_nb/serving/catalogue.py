@@ -147,6 +147,8 @@ def find_profile(model: str | None, *, gpu: bool) -> Profile:
         if key in {short, profile.name, profile.source.lower()}:
             return profile
     folder = Path(wanted).expanduser()
+    if folder.is_file():
+        raise UnknownModel(f"{wanted} is a file: name the folder that the checkpoint lies in.")
     if folder.is_dir():
         return _folder(folder.absolute(), folder.absolute().name, str(folder), Sampling())
     if wanted.startswith((".", "/", "~")):
@@ -171,13 +173,19 @@ def _folder(folder: Path, name: str, title: str, sampling: Sampling) -> Profile:
             missing.append("consolidated.safetensors")
         _refuse_if(missing, folder)
         params = _json(folder / "params.json")
-        longest = int(params.get("max_position_embeddings") or params.get("max_seq_len") or 40_960)
-        shape = Shape(
-            sum(f.stat().st_size for f in folder.glob("consolidated*.safetensors")) / 2,
-            int(params["n_layers"]),
-            int(params.get("n_kv_heads") or params["n_heads"]),
-            int(params.get("head_dim") or params["dim"] // params["n_heads"]),
-        )
+        try:
+            longest = int(params.get("max_position_embeddings") or params.get("max_seq_len") or 40_960)
+            shape = Shape(
+                sum(f.stat().st_size for f in folder.glob("consolidated*.safetensors")) / 2,
+                int(params["n_layers"]),
+                int(params.get("n_kv_heads") or params["n_heads"]),
+                int(params.get("head_dim") or params["dim"] // params["n_heads"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise NotACheckpoint(
+                f"{folder / 'params.json'} does not describe a model ({type(error).__name__}: {error}): is the "
+                "checkpoint whole?"
+            ) from error
         return Profile(
             name, title, str(folder), "mistral", min(longest, 40_960), longest, shape, sampling,
             vision="vision_encoder" in params,
@@ -187,7 +195,8 @@ def _folder(folder: Path, name: str, title: str, sampling: Sampling) -> Profile:
         missing.append("*.safetensors")
     _refuse_if(missing, folder)
     config = _json(folder / "config.json")
-    longest = int(config.get("max_position_embeddings") or 40_960)
+    told = config.get("max_position_embeddings")
+    longest = told if isinstance(told, int) and told > 0 else 40_960
     return Profile(name, title, str(folder), "huggingface", min(longest, 40_960), longest, None, sampling)
 
 

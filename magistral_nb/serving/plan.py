@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import shlex
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from magistral_nb.asking.endpoint import Sampling
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from magistral_nb.serving.hardware import Gpu, Hardware
 
 _GIB = 2**30
+_SHARE_FLAG = "--gpu-memory-utilization"
 # vLLM's own default share. On an H100 it leaves 45 GiB for the KV cache beside 24 GiB of FP8 weights, on an
 # A100 40 GB 9 GiB (published figures): in both about 2.5 GiB go to activations and CUDA graphs.
 _GPU_SHARE = 0.90
@@ -101,6 +103,25 @@ class Plan:
         return [self.title, *(f"  {c.what:<{width}}  {c.value:<{values}}  {c.why}" for c in self.choices)]
 
 
+def fingerprint(profile: Profile, wishes: Wishes, engine: Engine) -> str:
+    """Equal for equal wishes on the same model and engine.
+
+    Made of wishes, not of the command line: free memory shifts that while the server itself holds it.
+    """
+    value = [profile.source, asdict(wishes) | {"model": None}, engine.version, list(engine.command)]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def after_stopping(hardware: Hardware, plan: Plan) -> Hardware:
+    """The machine as it will be once the server that runs by `plan` has ended: its GPU's share is free again."""
+    if not hardware.gpus or _SHARE_FLAG not in plan.argv:
+        return hardware
+    first, *others = hardware.gpus
+    share = float(plan.argv[plan.argv.index(_SHARE_FLAG) + 1])
+    freed = replace(first, free=min(first.total, first.free + int(share * first.total)))
+    return replace(hardware, gpus=(freed, *others))
+
+
 def make_plan(hardware: Hardware, profile: Profile, wishes: Wishes, engine: Engine) -> Plan:
     """Plan a boot of `profile` on `hardware`.
 
@@ -133,6 +154,8 @@ def make_plan(hardware: Hardware, profile: Profile, wishes: Wishes, engine: Engi
     if profile.is_local:
         environment["HF_HUB_OFFLINE"] = "1"
     choices += [*told, Choice("engine", f"vLLM {engine.version}", engine.source)]
+    if wishes.engine_args:
+        choices.append(Choice("raw flags", shlex.join(wishes.engine_args), "as you wished; vLLM alone checks them"))
     return Plan(
         model=profile.name,
         title=f"{profile.title} on {hardware.title}",
@@ -141,7 +164,7 @@ def make_plan(hardware: Hardware, profile: Profile, wishes: Wishes, engine: Engi
         context=context,
         sampling=profile.sampling,
         choices=tuple(choices),
-        fingerprint=_fingerprint(profile, wishes, engine),
+        fingerprint=fingerprint(profile, wishes, engine),
     )
 
 
@@ -185,7 +208,7 @@ def _on_gpu(gpu: Gpu, profile: Profile, wishes: Wishes, engine: Engine, context:
     if fp8_kv:
         argv += ["--kv-cache-dtype", "fp8"]
         told.append(Choice("KV cache", "FP8", "twice the tokens in the same memory"))
-    argv += ["--gpu-memory-utilization", f"{share:.2f}", "--enable-chunked-prefill", "--max-num-seqs", "64"]
+    argv += [_SHARE_FLAG, f"{share:.2f}", "--enable-chunked-prefill", "--max-num-seqs", "64"]
     told.append(
         Choice(
             "GPU share",
@@ -258,9 +281,3 @@ def _on_cpu(
     if wishes.kv_cache == "fp8":
         argv += ["--kv-cache-dtype", "fp8"]
     return environment, argv, [Choice("KV cache", f"{kv / 2**20:.0f} MiB", "set, as vLLM takes 10 GiB otherwise")]
-
-
-def _fingerprint(profile: Profile, wishes: Wishes, engine: Engine) -> str:
-    """Of wishes, not of the command line: free memory shifts that while the server itself holds it."""
-    value = [profile.source, asdict(wishes) | {"model": None}, engine.version, list(engine.command)]
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -102,6 +102,14 @@ class ServerState:
         """Whether its supervisor or its engine still runs."""
         return any(p is not None and p.is_alive() for p in (self.supervisor, self.engine))
 
+    def seen(self) -> ServerState:
+        """The state with its processes looked at: what nobody is left to write down counts as failed."""
+        if self.status == "booting" and self.supervisor is not None and not self.supervisor.is_alive():
+            return self.with_(status="failed", error="its supervisor was killed during the boot")
+        if self.status == "ready" and (self.engine is None or not self.engine.is_alive()):
+            return self.with_(status="failed", error="its vLLM process is gone")
+        return self
+
     def to_json(self) -> str:
         """The state file's text."""
         return json.dumps({"version": _VERSION} | asdict(self), indent=1)

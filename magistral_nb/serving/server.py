@@ -14,6 +14,7 @@ from magistral_nb.asking.endpoint import Endpoint
 from magistral_nb.errors import (
     BootFailed,
     InvalidOption,
+    NameTaken,
     ServerDied,
     ServerNotFound,
     UnknownModel,
@@ -76,15 +77,15 @@ class Server:
         if not self.is_ours:
             return _here.connected[self.name]
         state = self._state()
-        if state.status == "booting" and state.is_alive():
+        if state.status == "booting":
             stage = state.stages[-1][0].lower() if state.stages else "starting"
             raise ServerNotFound(
                 f"Server {self.name!r} is still booting ({stage}): %magistral_serve waits for it, "
                 "%magistral_status looks."
             )
-        if state.status == "failed" or not state.is_alive() or state.base_url is None:
+        if state.status == "failed" or state.base_url is None:
             raise ServerDied(
-                f"Server {self.name!r} is down ({state.error or 'its process is gone'}): %magistral_logs shows more, "
+                f"Server {self.name!r} is down ({state.error}): %magistral_logs {self.name} shows more, "
                 "%magistral_serve starts it again."
             )
         return Endpoint(
@@ -133,17 +134,14 @@ class Server:
         Raises:
             ServerNotFound: it is not known (any more).
         """
-        if not self.is_ours:
-            return "connected"
-        state = self._state()
-        return state.status if state.is_alive() else "failed"
+        return self._state().status if self.is_ours else "connected"
 
     def is_alive(self) -> bool:
-        """Whether its processes run; a connected server is taken to be."""
+        """Whether it can answer, now or after its boot; a connected server is taken to."""
         if not self.is_ours:
             return True
         state = registry.load(self.name)
-        return state is not None and state.is_alive()
+        return state is not None and state.seen().status != "failed"
 
     def wait(self, timeout: float | None = None, watch: Callable[[ServerState], None] | None = None) -> Server:
         """Wait until it has answered a first question.
@@ -162,11 +160,12 @@ class Server:
             state = self._state()
             if watch is not None:
                 watch(state)
-            if state.status == "ready" and state.is_alive():
+            if state.status == "ready":
                 break
-            if state.status == "failed" or not state.is_alive():
-                why = state.error or "its supervisor is gone"
-                raise BootFailed(f"Server {self.name!r} did not boot: {why}. %magistral_logs shows the whole log.")
+            if state.status == "failed":
+                raise BootFailed(
+                    f"Server {self.name!r} did not boot: {state.error}. %magistral_logs {self.name} shows more."
+                )
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"Server {self.name!r} is not ready after {timeout:g} s; its boot goes on.")
             time.sleep(_TICK_SECONDS)
@@ -181,7 +180,14 @@ class Server:
         _here.connected.pop(self.name, None)
 
     def logs(self, lines: int = 50) -> str:
-        """The last lines of the engine's log."""
+        """The last lines of the engine's log.
+
+        Raises:
+            ServerNotFound: it is not known, or was not started here.
+            InvalidOption: that is no number of lines.
+        """
+        if lines < 1:
+            raise InvalidOption(f"{lines} lines of a log show nothing: try --lines 50.")
         if not self.is_ours:
             raise ServerNotFound(f"{self.name!r} is a connected server: its log lies where it runs.")
         from pathlib import Path
@@ -208,7 +214,7 @@ class Server:
         state = registry.load(self.name)
         if state is None:
             raise ServerNotFound(_not_found(self.name))
-        return state
+        return state.seen()
 
 
 def find_server(server: Server | str | None = None) -> Server:
@@ -230,7 +236,7 @@ def find_server(server: Server | str | None = None) -> Server:
         raise ServerNotFound("No server is running: type %magistral_serve, or %magistral_connect URL.")
     if "default" in names or len(names) == 1:
         return Server("default" if "default" in names else names[0])
-    raise ServerNotFound(f"Several servers are known ({', '.join(names)}): name one with --server.")
+    raise ServerNotFound(f"Several servers are known ({', '.join(names)}): name the one you mean.")
 
 
 def servers() -> list[Server]:
@@ -261,6 +267,7 @@ def connect(base_url: str, *, api_key: str | None = None, model: str | None = No
 
     Raises:
         InvalidOption: this is no address.
+        NameTaken: a server of ours runs under this name.
         AskFailed: nothing answers there, the key was refused, or it is no OpenAI-compatible server.
         UnknownModel: the server has no such model.
 
@@ -270,11 +277,19 @@ def connect(base_url: str, *, api_key: str | None = None, model: str | None = No
     """
     from magistral_nb.asking.probe import probe
 
+    ours = registry.load(registry.check_name(name))
+    if ours is not None and ours.seen().status != "failed":
+        raise NameTaken(
+            f"Server {name!r} runs on this machine ({ours.plan.title}): add --name OTHER, or end it with "
+            f"%magistral_stop {name}."
+        )
     url = _normalised(base_url)
-    key = api_key or os.environ.get(KEY_VARIABLE)
+    key = (api_key or os.environ.get(KEY_VARIABLE) or "").strip() or None
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise InvalidOption(f"The key has characters that no HTTP header can carry: check {KEY_VARIABLE}.")
     found = probe(url, key)
     chosen = _choose_model(url, list(found.models), model)
-    _here.connected[registry.check_name(name)] = Endpoint(
+    _here.connected[name] = Endpoint(
         url, chosen, api_key=key, server=name, context=found.models[chosen], is_vllm=found.is_vllm
     )
     _here.last = name
@@ -294,16 +309,18 @@ def _choose_model(url: str, models: list[str], wished: str | None) -> str:
 
 
 def _normalised(base_url: str) -> str:
-    text = base_url.strip().rstrip("/")
+    text = base_url.strip()
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
+        if parts.username is not None:
+            raise InvalidOption(f"An address with a password in it would be shown: put the key into {KEY_VARIABLE}.")
         valid = parts.scheme in {"http", "https"} and bool(_HOST.fullmatch(parts.hostname or "")) and parts.port != 0
     except ValueError:
         valid = False
     if not valid:
         raise InvalidOption(f"{base_url!r} is no address: try %magistral_connect http://localhost:8000/v1.")
-    url = parts.geturl()
-    return url if parts.path else f"{url}/v1"
+    url = parts.geturl().rstrip("/").removesuffix("/chat/completions")
+    return url if parts.path.strip("/") else f"{url}/v1"
 
 
 def _not_found(name: str) -> str:

@@ -34,6 +34,7 @@ KEY_VARIABLE = "VLLM_API_KEY"  # vLLM reads its key here, where `ps` does not sh
 
 _TICK_SECONDS = 0.1
 _GRACE_SECONDS = 15.0  # vLLM is usually gone within one second of SIGTERM
+_ORPHAN_SECONDS = 2.0  # its children may not notice that it died
 _FIRST_QUESTION = "What is 2 + 2?"
 _FIRST_TOKENS = 12  # enough to see the whole path work; cut by length counts
 _FIRST_SECONDS = 300.0  # a first request may compile kernels
@@ -74,8 +75,10 @@ class Supervisor:
                 pass
         finally:
             code = engine.poll()
-            end_group(engine.pid, engine)
-            self._say_how_it_ended(code, log_path)
+            self._say_how_it_ended(code, log_path)  # before the group is ended: until then it would look ready
+            end_group(engine.pid, engine, _GRACE_SECONDS if code is None else _ORPHAN_SECONDS)
+            if self._state.status != "failed":
+                self._path.unlink(missing_ok=True)
 
     def _boot(self, engine: subprocess.Popen[bytes], port: int, log_path: Path) -> None:
         """Follow the log until the API answers, then ask a first real question."""
@@ -107,7 +110,8 @@ class Supervisor:
             _, listed = self._request(port, "GET", "/v1/models", None, _FIRST_SECONDS)
             context = listed["data"][0].get("max_model_len") or self._state.plan.context
         except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError) as error:
-            self._fail(f"it is up, but did not answer a question ({type(error).__name__}: {error})")
+            if not self._stop.is_set():
+                self._fail(f"it is up, but did not answer a question ({type(error).__name__}: {error})")
             return
         self._write(status="ready", context=context, detail="")
 
@@ -153,15 +157,12 @@ class Supervisor:
         self._stop.set()
 
     def _say_how_it_ended(self, code: int | None, log_path: Path) -> None:
-        """`code` is the engine's own, None where it was still running and told to stop."""
-        if self._state.status == "failed":
-            return
-        if code is None:
-            self._path.unlink(missing_ok=True)
+        """`code` is the engine's own, None where it still runs and was told to stop."""
+        if self._state.status == "failed" or code is None:
             return
         how = f"by signal {-code}" if code < 0 else f"with code {code}"
         cause = diagnose(log_path.read_text(encoding="utf-8", errors="replace").splitlines())
-        self._write(status="failed", error=f"vLLM ended {how}" + (f": {cause}" if cause else ""))
+        self._write(status="failed", error=f"vLLM ended {how}" + (f": {cause.rstrip('.')}" if cause else ""))
 
 
 def engine_environment(state: ServerState, own: Mapping[str, str]) -> dict[str, str]:
@@ -174,7 +175,7 @@ def engine_environment(state: ServerState, own: Mapping[str, str]) -> dict[str, 
     return kept | dict(state.plan.environment) | {KEY_VARIABLE: state.api_key, "PYTHONSAFEPATH": "1"}
 
 
-def end_group(pgid: int, leader: subprocess.Popen[bytes] | None = None) -> None:
+def end_group(pgid: int, leader: subprocess.Popen[bytes] | None = None, grace_seconds: float = _GRACE_SECONDS) -> None:
     """End a whole process group: SIGTERM, a grace time, then SIGKILL for whatever is left."""
     import psutil
 
@@ -188,7 +189,7 @@ def end_group(pgid: int, leader: subprocess.Popen[bytes] | None = None) -> None:
                     found.append(process)
         return found
 
-    for number, seconds in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, 5.0)):
+    for number, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5.0)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pgid, number)
         deadline = time.monotonic() + seconds

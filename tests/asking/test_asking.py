@@ -7,11 +7,12 @@ import threading
 import time
 
 import pytest
-from stand_in import content, deltas, done, finish, hang, reasoning, refuse, usage
+from stand_in import StandIn, content, deltas, done, finish, hang, reasoning, refuse, usage
 
 import magistral_nb
 from magistral_nb import errors
 from magistral_nb.asking.events import Said, Thinking
+from magistral_nb.serving.server import _normalised
 
 GOOD = [
     reasoning("2 + 2 = 4.", [1, 2, 3]),
@@ -183,3 +184,75 @@ def test_bad_input_is_refused_before_anything_is_sent(stand_in, server, options,
 def test_no_server_says_what_to_type():
     with pytest.raises(errors.ServerNotFound, match="%magistral_serve"):
         magistral_nb.reason("2+2?")
+
+
+def test_a_proxy_is_not_told_what_stays_on_this_machine(stand_in, monkeypatch):
+    """What runs here is asked directly, and the key goes nowhere else."""
+    with StandIn() as proxy:
+        for name in ("http_proxy", "all_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, proxy.root)
+        stand_in.enqueue(deltas(GOOD))
+        magistral_nb.connect(stand_in.url, api_key="k-123")
+        assert magistral_nb.reason("2+2?").text == "4"
+        assert not proxy.requests
+
+
+def test_a_proxy_that_cannot_be_used_is_one_line(monkeypatch):
+    monkeypatch.setenv("all_proxy", "nonsense://127.0.0.1:9")
+    with pytest.raises(errors.Unreachable, match="proxy"):
+        magistral_nb.connect("http://models.example/v1", api_key="k")
+
+
+def test_the_key_is_in_no_traceback_however_verbose(stand_in, server, capsys):
+    from IPython.core.ultratb import VerboseTB
+
+    stand_in.enqueue(refuse(400, "no"))
+    try:
+        magistral_nb.reason("2+2?")
+    except errors.Rejected as error:
+        text = VerboseTB().text(type(error), error, error.__traceback__)
+    assert "Rejected" in text
+    assert "k-123" not in text
+
+
+@pytest.mark.parametrize("question", [5, None, b"2+2?", "\udcff"])
+def test_what_is_no_text_is_refused(server, question):
+    with pytest.raises(errors.InvalidOption):
+        magistral_nb.reason(question)
+
+
+def test_connecting_does_not_hide_a_server_of_ours(stand_in, fake_engine, checkpoint):
+    ours = magistral_nb.serve(str(checkpoint), engine=fake_engine)
+    with pytest.raises(errors.NameTaken, match=r"--name.*%magistral_stop"):
+        magistral_nb.connect(stand_in.url)
+    magistral_nb.connect(stand_in.url, name="other")
+    ours.stop()
+    assert [s.name for s in magistral_nb.servers()] == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "url"),
+    [
+        ("localhost:11434", "http://localhost:11434/v1"),
+        ("http://h:1/v1/", "http://h:1/v1"),
+        ("https://h/v1/chat/completions", "https://h/v1"),
+        ("http://[::1]:8000", "http://[::1]:8000/v1"),
+        ("http://h/hub/proxy/8000/v1", "http://h/hub/proxy/8000/v1"),
+    ],
+)
+def test_addresses_as_people_type_them(typed, url):
+    assert _normalised(typed) == url
+
+
+@pytest.mark.parametrize("typed", ["http://", "ftp://h", "http://h:99999", "http://u:p@h/v1", "http://ht!tp", ""])
+def test_what_is_no_address(typed):
+    with pytest.raises(errors.InvalidOption) as caught:
+        _normalised(typed)
+    assert ":p@" not in str(caught.value)
+
+
+def test_a_web_page_is_no_server(stand_in):
+    stand_in.pages["/v1/models"] = refuse(404, b"<!DOCTYPE html><html>" + b"x" * 5000)
+    with pytest.raises(errors.Rejected, match="a web page") as caught:
+        magistral_nb.connect(stand_in.url)
+    assert len(str(caught.value)) < 300

@@ -199,3 +199,39 @@ def test_where_the_engine_has_no_build_other_ways_are_named(shell, capsys, monke
     for way in ("%magistral_connect", "Ollama", "LM Studio"):
         assert way in text
     assert ("WSL" in text) == (system == "Windows")
+
+
+def test_a_value_is_inserted_once_and_is_no_option(connected, stand_in):
+    stand_in.enqueue(deltas(GOOD), deltas(GOOD))
+    connected.user_ns.update(x="{y}", y="SECRET", q="--seed 3 2+2?")
+    run(connected, "%reason {x}")
+    run(connected, "%reason {q}")
+    asked = [request.json["messages"][-1]["content"] for request in stand_in.requests]
+    assert asked == ["{y}", "--seed 3 2+2?"]
+
+
+def test_a_semicolon_silences(connected, stand_in, capsys):
+    stand_in.enqueue(deltas(GOOD))
+    assert run(connected, "%reason -o a 2+2?;").success
+    assert stand_in.requests[0].json["messages"][-1]["content"] == "2+2?"
+    assert "It is" not in capsys.readouterr().out
+    assert connected.user_ns["_"] is connected.user_ns["a"]
+
+
+def test_a_folder_with_a_blank_in_a_variable(shell, fake_engine, checkpoint):
+    shell.user_ns.update(folder=str(checkpoint), engine=fake_engine)
+    assert " " in str(checkpoint)
+    assert run(shell, "s = %magistral_serve {folder} --engine {engine}").success
+    shell.user_ns["s"].stop()
+
+
+def test_a_taken_name_is_one_line_and_says_what_runs(shell, fake_engine, checkpoint, capsys):
+    quoted = f"'{checkpoint}' --engine '{fake_engine}'"
+    server = run(shell, f"%magistral_serve {quoted}").result
+    capsys.readouterr()
+    run(shell, f"%magistral_serve {quoted} --context 512")
+    shown = capsys.readouterr()
+    lines = [line for line in (shown.out + shown.err).splitlines() if line.strip()]
+    assert len(lines) == 1
+    assert "context 2,048 tokens" in lines[0]
+    server.stop()
