@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from magistral_nb.answers.answer import Answer as Answer, Usage as Usage
+    from magistral_nb.answers.history import history as history, recall as recall
     from magistral_nb.asking.reason import areason as areason, reason as reason
     from magistral_nb.errors import Interrupted as Interrupted, MagistralError as MagistralError
     from magistral_nb.serving.boot import serve as serve
@@ -29,8 +30,10 @@ _ROOMS = {
     "Usage": "answers.answer",
     "areason": "asking.reason",
     "connect": "serving.server",
+    "history": "answers.history",
     "install_engine": "serving.install",
     "reason": "asking.reason",
+    "recall": "answers.history",
     "serve": "serving.boot",
     "servers": "serving.server",
 }

@@ -1,4 +1,4 @@
-"""The same verbs from a terminal: `magistral-nb serve`, `ask`, `status`, `logs`, `stop`, `install`, `demo`, `lab`."""
+"""The same verbs from a terminal: `magistral-nb serve`, `ask`, `status`, `logs`, `stop`, `history`, and so on."""
 
 from __future__ import annotations
 
@@ -100,6 +100,7 @@ def _answered(text: str, server: str | None, *, quiet: bool, options_: object) -
         answer = reason(
             text,
             server=server,
+            thinking_budget=getattr(options_, "thinking_budget", None),
             system=options.read_system(getattr(options_, "system", None)),
             temperature=getattr(options_, "temperature", None),
             top_p=getattr(options_, "top_p", None),
@@ -137,6 +138,21 @@ def _stop(words: list[str]) -> int:
 
     chosen = options.stop_options("magistral-nb stop").parse_args(words)
     stop_shown(chosen.name, every=chosen.all)
+    return 0
+
+
+def _history(words: list[str]) -> int:
+    """Find the answers that were kept; with an id, thinking to stderr, answer to stdout."""
+    from magistral_nb.answers.history import find_by_id, history
+    from magistral_nb.commands import say
+    from magistral_nb.views.history_view import history_table, show_trace
+
+    chosen = options.parse_history("magistral-nb history", words)
+    if (answer := find_by_id(chosen.words)) is not None:
+        show_trace(answer, rich=False, answer_stream=sys.stdout)
+        return 0
+    found = history(chosen.words, since=chosen.since, server=chosen.server, limit=chosen.limit)
+    say(history_table(found, width=shutil.get_terminal_size((120, 24)).columns))
     return 0
 
 
@@ -196,6 +212,7 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "status": _status,
     "logs": _logs,
     "stop": _stop,
+    "history": _history,
     "install": _install,
     "demo": _demo,
     "lab": _lab,

@@ -99,6 +99,7 @@ def reason_options(prog: str) -> Parser:
     parser = Parser(prog, "Ask a reasoning model; the thinking is streamed, the answer comes back.")
     add = parser.add_argument
     add("--quiet", action="store_true", help="one line instead of the thinking")
+    add("--thinking-budget", "--budget", type=tokens, metavar="N", help="thinking tokens at most, then the answer")
     add("--max-tokens", type=tokens, metavar="N", help="completion tokens at most, thinking included")
     add("--temperature", type=float, metavar="T", help="0 is greedy; the model's own otherwise")
     add("--top-p", type=float, metavar="P", help="the model's own otherwise")

@@ -66,9 +66,10 @@ def abacus(shared_home: Path) -> str:
 
 @pytest.fixture(scope="session")
 def endless(shared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The name of a server on which the real vLLM serves a thought that never ends."""
+    """The name of a server on which the real vLLM serves a thought that never ends by itself."""
     folder = tmp_path_factory.mktemp("endless")
-    write_scripted_model(folder, "[THINK]Let me count: one two three four five six", loop_from=" one")
+    script = "[THINK]Let me count: one two three four five six[/THINK]I counted for long."
+    write_scripted_model(folder, script, loop_from=" one")
     return _real_server(shared_home, "endless", str(folder))
 
 

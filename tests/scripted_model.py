@@ -79,7 +79,8 @@ def write_scripted_model(
     Args:
         folder: made if it is not there.
         text: the script. [THINK], [/THINK], [TOOL_CALLS], [CALL_ID] and [ARGS] in it become control tokens.
-        loop_from: instead of ending, go on for ever from the first occurrence of this string in `text`.
+        loop_from: instead of ending, go on for ever from the first occurrence of this string in `text`. A
+            [/THINK] behind it is then never reached by itself; who closes the thought gets what stands there.
         think_tokens: False leaves [THINK] and [/THINK] out of the vocabulary, as in Magistral-Small-2506.
         context: the largest context that the checkpoint claims, in tokens.
         system_prompt: the content of a SYSTEM_PROMPT.txt beside the weights.
@@ -93,8 +94,11 @@ def write_scripted_model(
     vocabulary = [bytes([i]) for i in range(256)] + [word for word in words if len(word) > 1]
     ids = {word: _N_CONTROL + rank for rank, word in enumerate(vocabulary)}
     chain = [token if isinstance(token, int) else ids[token] for token in script]
-    after = _END_OF_TEXT if loop_start is None else chain[loop_start]
-    steps = dict(zip([_END_OF_PROMPT, *chain], [*chain, after], strict=True))
+    steps = dict(zip([_END_OF_PROMPT, *chain], [*chain, _END_OF_TEXT], strict=True))
+    if loop_start is not None:
+        end = control.get("[/THINK]")
+        last = chain.index(end) - 1 if end in chain[loop_start:] else len(chain) - 1
+        steps[chain[last]] = chain[loop_start]
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tekken.json").write_text(json.dumps(_tekken(vocabulary, control)), encoding="utf-8")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from magistral_nb.answers.answer import Answer, FinishReason, Usage
-from magistral_nb.asking.events import Event, Finished, Said, Thinking, UsageReported
+from magistral_nb.asking.events import Event, Finished, PromptCounted, Said, Thinking, UsageReported
 
 State = Literal["waiting", "thinking", "answering", "done"]
 
@@ -53,29 +53,35 @@ class Draft:
         self._text: list[str] = []
         self._thinking_tokens: int | None = 0
         self._answer_tokens: int | None = 0
+        self._prompt_tokens: int | None = None
         self._reported = UsageReported()
         self._reason: str | None = None
         self._state: State = "waiting"
 
     def add(self, event: Event) -> None:
-        """Take in the next event of the stream."""
-        now = time.monotonic()
+        """Take in the next event of the stream; of several choices, only the first."""
         match event:
-            case Thinking(text, tokens):
+            case Thinking(text, tokens, choice=0):
                 self._thinking.append(text)
                 self._thinking_tokens = _sum(self._thinking_tokens, tokens)
                 self._state = "thinking"
-            case Said(text, tokens):
+            case Said(text, tokens, choice=0):
                 self._text.append(text)
                 self._answer_tokens = _sum(self._answer_tokens, tokens)
                 self._state = "answering"
+            case PromptCounted(tokens):
+                self._prompt_tokens = tokens
+                return
             case UsageReported():
                 self._reported = event
                 return
-            case Finished(reason):
+            case Finished(reason, choice=0):
                 self._reason = reason
                 self._state = "done"
                 return
+            case _:  # of another choice
+                return
+        now = time.monotonic()
         self._last = now
         if self._first is None:
             self._first = now
@@ -98,7 +104,9 @@ class Draft:
     def answer(self, finish_reason: FinishReason | None = None, error: str | None = None) -> Answer:
         """The Answer so far; `finish_reason` overrides what the stream said of its end."""
         reason = finish_reason or self._reason or "error"
-        if reason not in _FINISH_REASONS:  # "tool_calls", "content_filter": an end all the same
+        if reason == "abort":  # vLLM's word for a request that it gave up
+            reason = "error"
+        elif reason not in _FINISH_REASONS:  # "tool_calls", "content_filter": an end all the same
             reason = "stop"
         return Answer(
             prompt=self.prompt,
@@ -124,7 +132,8 @@ class Draft:
         if completion is None:
             completion = _sum(self._thinking_tokens, self._answer_tokens)
         answer = None if completion is None or thinking is None else completion - thinking
-        return Usage(reported.prompt_tokens, thinking, answer, completion)
+        prompt = self._prompt_tokens if reported.prompt_tokens is None else reported.prompt_tokens
+        return Usage(prompt, thinking, answer, completion)
 
 
 def _sum(left: int | None, right: int | None) -> int | None:

@@ -63,6 +63,7 @@ class Question:
         top_p: see Sampling.
         max_tokens: completion tokens at most, thinking included; fitted to what the context leaves.
         seed: for sampling that can be repeated.
+        thinking_budget: thinking tokens at most, then the answer; 0 skips the thinking.
     """
 
     text: str
@@ -71,6 +72,7 @@ class Question:
     top_p: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
+    thinking_budget: int | None = None
 
 
 def messages(endpoint: Endpoint, question: Question) -> list[dict[str, Any]]:
@@ -135,6 +137,20 @@ def chat_request(endpoint: Endpoint, question: Question, max_tokens: int | None)
     if endpoint.is_vllm:
         body["return_token_ids"] = True  # counts thinking tokens in constant time per chunk
     return body
+
+
+def answer_request(endpoint: Endpoint, question: Question, thinking: str, max_tokens: int | None) -> dict[str, Any]:
+    """The request that asks for the answer alone, from a thought that is closed as it stands.
+
+    Example:
+        >>> body = answer_request(Endpoint("http://x/v1", "m"), Question(text="2+2?"), "2+2=", None)
+        >>> body["messages"][-1]["content"]
+        [{'type': 'thinking', 'thinking': '2+2=', 'closed': True}]
+    """
+    body = chat_request(endpoint, question, max_tokens)
+    closed = {"type": "thinking", "thinking": thinking, "closed": True}
+    body["messages"] = [*body["messages"], {"role": "assistant", "content": [closed]}]
+    return body | {"continue_final_message": True, "add_generation_prompt": False}
 
 
 def fit_max_tokens(wished: int, *, context: int, prompt_tokens: int) -> int:

@@ -7,10 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """A piece of the thinking trace; `tokens` is None where the endpoint does not tell."""
+    """A piece of the thinking trace.
+
+    Attributes:
+        text: without marks; empty where tokens belong to the trace whose text the server swallowed.
+        tokens: as defined in `magistral_nb.asking.trace`; None where the endpoint does not tell.
+        ids: the tokens counted, in their order, so that a budget can be cut inside this piece.
+        choice: which of several answers to one question it belongs to.
+    """
 
     text: str
     tokens: int | None = None
+    ids: tuple[int, ...] = ()
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +28,14 @@ class Said:
 
     text: str
     tokens: int | None = None
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCounted:
+    """The length of the prompt in tokens, known before the first token of the reply."""
+
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +52,7 @@ class Finished:
     """The endpoint is done: "stop" or "length" (or whatever else it calls its reason)."""
 
     reason: str
+    choice: int = 0
 
 
-Event = Thinking | Said | UsageReported | Finished
+Event = Thinking | Said | PromptCounted | UsageReported | Finished

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from magistral_nb.asking.endpoint import Endpoint
-from magistral_nb.asking.stream import explain, new_client
+from magistral_nb.asking.exchange import explain, new_client
 from magistral_nb.errors import Rejected
 
 _SECONDS = 10.0

@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import queue
 import threading
-import time
 from typing import TYPE_CHECKING
 
+from magistral_nb.answers.journal import journal
 from magistral_nb.asking.draft import Draft
+from magistral_nb.asking.events import Said, Thinking
 from magistral_nb.asking.stream import Stream
 from magistral_nb.errors import AskFailed, Interrupted, MagistralError
 
@@ -58,8 +59,11 @@ class Running:
         self.draft = Draft(question.text, model=endpoint.model, server=endpoint.server)
         self.error: BaseException | None = None
         self._stream = Stream(endpoint, question)
-        self._arrived: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._over = threading.Event()
         self._explain, self._when_over = explain, when_over
+        self._journal = journal()
+        self._journal.begin(self.draft.id, question.text, endpoint.model, endpoint.server)
         self._thread = threading.Thread(target=self._read, name="magistral_nb stream", daemon=True)
         self._thread.start()
 
@@ -68,12 +72,17 @@ class Running:
             for event in self._stream.events():
                 self.draft.add(event)
                 self._arrived.put(event)
+                if isinstance(event, Thinking):
+                    self._journal.add(self.draft.id, "thinking", event.text)
+                elif isinstance(event, Said):
+                    self._journal.add(self.draft.id, "text", event.text)
         except AskFailed as error:
             self.error = error if self._explain is None else self._explain(error)
         except BaseException as error:  # noqa: BLE001 - it is raised again by `answer`, in the caller's thread
             self.error = error
         finally:
-            self._arrived.put(None)
+            self._journal.finish(self._outcome())
+            self._over.set()
             if self._when_over is not None:
                 self._when_over()
 
@@ -93,13 +102,13 @@ class Running:
             answer = self.answer()
         except KeyboardInterrupt:
             self.stop()
-            answer = self.draft.answer() if self.draft.progress.state == "done" else self.draft.answer("interrupted")
+            answer = self._outcome()
             for view in views:
                 view.close(answer)
             raise Interrupted(answer) from None
-        except MagistralError as error:
+        except MagistralError:
             for view in views:
-                view.close(self.draft.answer("error", str(error)))
+                view.close(self._outcome())
             raise
         except BaseException:  # a view has failed, such as a pipe that was closed: hang up and tell
             self._stream.stop()
@@ -114,31 +123,40 @@ class Running:
         if threading.current_thread() is not self._thread:
             self._thread.join(_FAREWELL_SECONDS)
 
+    def answer_now(self) -> bool:
+        """End the thinking only; see Stream.answer_now."""
+        return self._stream.answer_now()
+
     def answer(self) -> Answer:
         """The Answer of a stream that has ended.
 
         Raises:
             AskFailed: it failed before the first token; later failures are told in the Answer.
         """
+        told = isinstance(self.error, MagistralError) and self.draft.began
+        if self.error is not None and not self._stream.stopped and not told:
+            raise self.error
+        return self._outcome()
+
+    def _outcome(self) -> Answer:
+        """The Answer as it stands, however it ended."""
+        if self.draft.progress.state == "done":  # a stop that came after the end changes nothing
+            return self.draft.answer()
         if self._stream.stopped:
             return self.draft.answer("interrupted")
-        if self.error is None:
-            return self.draft.answer()
-        if isinstance(self.error, MagistralError) and self.draft.began:
-            return self.draft.answer("error", str(self.error))
-        raise self.error
+        return self.draft.answer("error", None if self.error is None else str(self.error))
 
     def _take(self) -> tuple[list[Event], bool]:
-        """What arrived within one tick, and whether that was the end."""
+        """What arrived within one tick, and whether that was all.
+
+        The caller's thread wakes once a tick: woken by each event, it would cost a fifth more CPU.
+        """
+        over = self._over.wait(_TICK_SECONDS)
         events: list[Event] = []
-        deadline = time.monotonic() + _TICK_SECONDS
         with contextlib.suppress(queue.Empty):
-            while (left := deadline - time.monotonic()) > 0:
-                event = self._arrived.get(timeout=left)
-                if event is None:
-                    return events, True
-                events.append(event)
-        return events, False
+            while True:
+                events.append(self._arrived.get_nowait())
+        return events, over
 
 
 async def arun(endpoint: Endpoint, question: Question, explain: Explain | None = None) -> Answer:

@@ -1,65 +1,31 @@
-"""One question over HTTP: a blocking iterator of events that any other thread can stop."""
+"""One question: an exchange and, where a thinking budget cuts that, a second one that answers from the thought."""
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import threading
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from magistral_nb.asking.endpoint import Endpoint, Question, chat_request, fit_max_tokens, messages
-from magistral_nb.asking.events import Finished
-from magistral_nb.asking.wire import Wire, error_text
-from magistral_nb.errors import AskFailed, Rejected, Unauthorized, Unreachable
+from magistral_nb.asking.endpoint import Endpoint, Question, answer_request, chat_request, fit_max_tokens, messages
+from magistral_nb.asking.events import Finished, PromptCounted, Said, Thinking, UsageReported
+from magistral_nb.asking.exchange import Exchange, client_for, explain
+from magistral_nb.errors import Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import openai
-
     from magistral_nb.asking.events import Event
-
-_CONNECT_SECONDS = 10.0
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_SILENCE_SECONDS = 600.0  # a queue or a long prefill may keep a healthy server silent for minutes
-
-
-@lru_cache(maxsize=16)
-def client_for(endpoint: Endpoint) -> openai.OpenAI:
-    """The one client, so the one pool of connections, of this endpoint; safe to share between threads."""
-    return new_client(endpoint)
-
-
-def new_client(endpoint: Endpoint) -> openai.OpenAI:
-    """A client of its own, to be closed by the caller.
-
-    Takes the endpoint and not its key: a verbose traceback prints every name that its lines speak of.
-
-    Raises:
-        Unreachable: the environment names a proxy that cannot be used.
-    """
-    import openai
-
-    timeout = openai.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS)
-    # What runs on this machine is asked directly: a proxy cannot reach it, and would be handed its key.
-    is_near = urlsplit(endpoint.base_url).hostname in _LOOPBACK
-    try:
-        http = openai.DefaultHttpxClient(trust_env=not is_near, timeout=timeout)
-        # The client insists on a key; endpoints without one ignore it.
-        return openai.OpenAI(
-            base_url=endpoint.base_url, api_key=endpoint.api_key or "none", max_retries=2, http_client=http
-        )
-    except (ImportError, ValueError) as error:
-        raise Unreachable(f"The proxy that the environment names cannot be used: {error}.") from error
+    from magistral_nb.asking.trace import Begins
 
 
 class Stream:
     """One question on its way.
 
-    `events()` blocks and belongs to one thread; `stop()` may come from any other. The openai client does
-    connections, retries and errors, while the body is read raw: its typed chunks cost ten times as much.
+    `events()` blocks and belongs to one thread; `stop()` and `answer_now()` may come from any other.
+
+    A budget of N lets the model think for at most N tokens. The stream is closed when the thought goes on
+    past them, and the answer is asked for by continuing from the closed thought: vLLM's own
+    `thinking_token_budget` does nothing with a Mistral tokenizer. A thought that ends by itself before is left
+    alone.
     """
 
     def __init__(self, endpoint: Endpoint, question: Question) -> None:
@@ -67,72 +33,119 @@ class Stream:
         self.endpoint, self.question = endpoint, question
         self.stopped = False
         self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
+        self._exchange: Exchange | None = None
+        self._thinks = True  # or waits to; only then may it be hurried
+        self._hurried = False
 
     def events(self) -> Iterator[Event]:
         """All events until the stream ends or is stopped.
 
         Raises:
-            Unreachable: nothing answers, or the connection broke off.
-            Unauthorized: the key was refused.
-            Rejected: the endpoint answered with an error of its own.
+            Rejected: also where a budget is asked for and the endpoint cannot keep one.
+            AskFailed: see Exchange.events.
         """
-        import openai
-
-        try:
-            yield from self._exchange(client_for(self.endpoint))
-        except openai.OpenAIError as error:
-            if not self.stopped:
-                raise explain(error, self.endpoint.base_url) from error
-        except AskFailed:
-            if not self.stopped:
-                raise
+        budget = self.question.thinking_budget
+        if budget is not None and not self.endpoint.is_vllm:
+            raise Rejected(
+                f"{self.endpoint.base_url} cannot keep a thinking budget, since it neither counts tokens nor continues "
+                "a thought as vLLM does: leave --budget away, or use --max-tokens."
+            )
+        thought = _Thought(budget)
+        if budget != 0:
+            yield from self._think(thought)
+            if self.stopped or not (thought.is_cut or self._hurried):
+                return
+        yield from self._answer(thought)
 
     def stop(self) -> None:
         """End the stream now, also while it waits for the first token; the server stops generating."""
         with self._lock:
             self.stopped = True
-            if self._socket is not None:
-                # Wakes the thread that reads; closing alone would leave it waiting.
-                with contextlib.suppress(OSError):
-                    self._socket.shutdown(socket.SHUT_RDWR)
+            if self._exchange is not None:
+                self._exchange.cut()
 
-    def _exchange(self, client: openai.OpenAI) -> Iterator[Event]:
-        body = chat_request(self.endpoint, self.question, self._max_tokens(client))
-        create = client.chat.completions.with_streaming_response.create
-        with create(model=body.pop("model"), messages=body.pop("messages"), extra_body=body) as response:
-            with self._lock:
-                self._socket = response.http_response.extensions["network_stream"].get_extra_info("socket")
-                if self.stopped:
-                    return
-            wire, finished = Wire(), False
-            for data in self._body(response.iter_bytes()):
-                for event in wire.feed(data):
-                    finished = finished or isinstance(event, Finished)
+    def answer_now(self) -> bool:
+        """End the thinking only, and ask for the answer at once.
+
+        Returns:
+            Whether it could: not once the answer has begun, nor on an endpoint that does not continue.
+        """
+        with self._lock:
+            if not self._thinks or self.stopped or not self.endpoint.is_vllm:
+                return False
+            self._hurried = True
+            if self._exchange is not None:
+                self._exchange.cut()
+            return True
+
+    def _think(self, thought: _Thought) -> Iterator[Event]:
+        limit = self._max_tokens()
+        exchange = self._begin(chat_request(self.endpoint, self.question, limit))
+        for event in exchange.events():
+            match event:
+                case Thinking():
+                    if event.tokens is None and self.question.thinking_budget is not None:
+                        exchange.cut()
+                        raise Rejected(
+                            f"{self.endpoint.base_url} does not count thinking tokens, so no budget can be kept: use "
+                            "vLLM 0.11 or newer, or --max-tokens."
+                        )
+                    kept = thought.take(event)
+                    if thought.is_cut and thought.text_is_due:
+                        kept = Thinking(thought.rest_of(self._detokenize(thought.ids)), kept.tokens, kept.ids)
+                    if kept.text or kept.tokens:
+                        yield kept
+                    if thought.is_cut:
+                        exchange.cut()
+                        break
+                case PromptCounted(tokens):
+                    thought.prompt_tokens = tokens
                     yield event
-            if not finished:
-                raise Unreachable(
-                    f"{self.endpoint.base_url} ended the stream without a finish reason: %magistral_status shows "
-                    "whether it is up."
-                )
+                case Said():
+                    with self._lock:
+                        self._thinks = False
+                        hurried = self._hurried  # between the last thought and this: too late to cut, so go on
+                    if hurried:
+                        thought.is_cut = True
+                        break
+                    yield event
+                case _:
+                    yield event
 
-    def _body(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        try:
-            yield from pieces
-        except GeneratorExit:
-            raise
-        except Exception as error:  # the client's HTTP library, httpx or httpx2, is its own affair
-            raise Unreachable(
-                f"{self.endpoint.base_url} broke off in mid-stream ({error}): %magistral_status shows whether it is up."
-            ) from error
+    def _answer(self, thought: _Thought) -> Iterator[Event]:
+        """The second exchange: the answer alone, from a thought that is closed where it was cut."""
+        with self._lock:
+            self._thinks = False
+        wished = self.question.max_tokens
+        left = None if wished is None else max(1, wished - thought.tokens)
+        exchange = self._begin(answer_request(self.endpoint, self.question, thought.text, left), begins="answer")
+        for event in exchange.events():
+            match event:
+                case UsageReported(prompt, completion):
+                    total = None if completion is None else thought.tokens + completion
+                    both = None if prompt is None else prompt + thought.prompt_tokens
+                    yield UsageReported(both, total, thought.tokens)
+                case Finished("stop"):
+                    yield Finished("budget")
+                case PromptCounted():
+                    continue
+                case _:
+                    yield event
 
-    def _max_tokens(self, client: openai.OpenAI) -> int | None:
+    def _begin(self, body: dict[str, Any], *, begins: Begins = "anyhow") -> Exchange:
+        with self._lock:
+            self._exchange = Exchange(self.endpoint, body, begins=begins)
+            if self.stopped or (self._hurried and self._thinks):
+                self._exchange.cut()
+            return self._exchange
+
+    def _max_tokens(self) -> int | None:
         wished, context = self.question.max_tokens, self.endpoint.context
         # Without a wish vLLM fits it by itself; only a very long question needs a word of ours before.
         is_short = len(self.question.text) < (context or 0)
         if context is None or not self.endpoint.is_vllm or (wished is None and is_short):
             return wished
-        prompt_tokens = self._count_prompt(client)
+        prompt_tokens = self._count_prompt()
         fitted = fit_max_tokens(wished or context, context=context, prompt_tokens=prompt_tokens)
         if fitted < 1:
             raise Rejected(
@@ -141,27 +154,68 @@ class Stream:
             )
         return fitted
 
-    def _count_prompt(self, client: openai.OpenAI) -> int:
-        body = {"model": self.endpoint.model, "messages": messages(self.endpoint, self.question)}
-        reply: Any = client.post(f"{self.endpoint.root_url}/tokenize", cast_to=object, body=body)
-        return int(reply["count"])
+    def _count_prompt(self) -> int:
+        chat = messages(self.endpoint, self.question)
+        return int(self._aside("/tokenize", {"model": self.endpoint.model, "messages": chat})["count"])
+
+    def _detokenize(self, ids: list[int]) -> str:
+        """The text of these tokens, a character that they do not complete left away."""
+        reply = self._aside("/detokenize", {"model": self.endpoint.model, "tokens": ids})
+        return str(reply["prompt"]).rstrip("\N{REPLACEMENT CHARACTER}")
+
+    def _aside(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """One of vLLM's own helpers beside the API."""
+        import openai
+
+        try:
+            reply: Any = client_for(self.endpoint).post(f"{self.endpoint.root_url}{path}", cast_to=object, body=body)
+        except openai.OpenAIError as error:
+            raise explain(error, self.endpoint.base_url) from error
+        if not isinstance(reply, dict):
+            raise Rejected(f"{self.endpoint.root_url}{path} answered with no JSON object: is this a vLLM?")
+        return reply
 
 
-def explain(error: openai.OpenAIError, where: str) -> AskFailed:
-    """The client's exception as one of ours, with what to type next; `where` is the base URL."""
-    import openai
+class _Thought:
+    """What was thought so far, held against a budget.
 
-    if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-        return Unauthorized(
-            f"{where} refused the key, or wants one: set MAGISTRAL_NB_API_KEY in the environment, then connect again."
-        )
-    if isinstance(error, openai.APIStatusError):
-        said = error_text(error.body if error.body is not None else error.message)
-        if said.startswith("<"):  # a page for people
-            said = "a web page; is this an OpenAI-compatible server?"
-        return Rejected(f"{where} answered {error.status_code}: {said.rstrip('.')}.")
-    if isinstance(error, openai.APITimeoutError):
-        return Unreachable(f"{where} did not answer in time: check that the server there is up, then ask again.")
-    if isinstance(error, openai.APIConnectionError):
-        return Unreachable(f"Nothing answers at {where}: check the address, and that the server there is up.")
-    return Rejected(f"{where} did not answer as an OpenAI-compatible server does ({error}): is the address right?")
+    Attributes:
+        tokens: counted so far, at most the budget.
+        ids: of these tokens.
+        is_cut: the thought went on past the budget.
+        text_is_due: it was cut inside a piece of several tokens, whose text must be asked for.
+        prompt_tokens: of the first request.
+    """
+
+    def __init__(self, budget: int | None) -> None:
+        self.tokens = 0
+        self.ids: list[int] = []
+        self.is_cut = budget == 0
+        self.text_is_due = False
+        self.prompt_tokens = 0
+        self._budget = budget
+        self._parts: list[str] = []
+
+    @property
+    def text(self) -> str:
+        return "".join(self._parts)
+
+    def take(self, event: Thinking) -> Thinking:
+        """The part of the event that is within the budget; its text is empty where that is not known yet."""
+        tokens = event.tokens or 0
+        if self._budget is None or self.tokens + tokens <= self._budget:
+            self.tokens += tokens
+            self.ids += event.ids
+            self._parts.append(event.text)
+            return event
+        room = self._budget - self.tokens
+        self.is_cut, self.text_is_due = True, room > 0
+        self.tokens = self._budget
+        self.ids += event.ids[:room]
+        return Thinking("", room, event.ids[:room])
+
+    def rest_of(self, whole: str) -> str:
+        """What `whole`, the text of all ids, has beyond the parts so far."""
+        rest = whole.removeprefix(self.text) if whole.startswith(self.text) else ""
+        self._parts.append(rest)
+        return rest

@@ -23,6 +23,9 @@ Show the last lines of a server's log."""
 _STOP = """%magistral_stop [NAME] [--all]
 
 End a server and all its processes."""
+_HISTORY = """%magistral_history [WORDS | ID] [--since AGE] [--server NAME] [--limit N]
+
+Find the answers that were kept, as a DataFrame; with an id, show one again with its trace."""
 _REASON = """%%reason [-o NAME] [--quiet] [--max-tokens N] [--temperature T] [--system TEXT|@FILE] …
 QUESTION
 
@@ -36,6 +39,7 @@ _MAGICS = {
     "magistral_status": ("serving", "status", "line", _STATUS),
     "magistral_logs": ("serving", "logs", "line", _LOGS),
     "magistral_stop": ("serving", "stop", "line", _STOP),
+    "magistral_history": ("history", "history", "line", _HISTORY),
     "reason": ("reason", "reason", "line_cell", _REASON),
 }
 

@@ -35,6 +35,7 @@ def reason(ipython: Any, line: str, cell: str | None) -> Answer | None:
         answer = ask(
             interpolate(rest if cell is None else cell, ipython.user_ns),
             server=chosen.server,
+            thinking_budget=chosen.thinking_budget,
             system=options.read_system(chosen.system),
             temperature=chosen.temperature,
             top_p=chosen.top_p,

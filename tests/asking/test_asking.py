@@ -256,3 +256,29 @@ def test_a_web_page_is_no_server(stand_in):
     with pytest.raises(errors.Rejected, match="a web page") as caught:
         magistral_nb.connect(stand_in.url)
     assert len(str(caught.value)) < 300
+
+
+def test_every_way_of_asking_is_kept(stand_in, server):
+    """Blocking, awaited, interrupted, broken off and refused: the journal has them all, as they were returned."""
+    stand_in.enqueue(deltas(GOOD), deltas(GOOD), deltas(GOOD[:1], ending="die"), deltas(GOOD[:1], ending="hang"))
+    kept = [magistral_nb.reason("first?"), asyncio.run(magistral_nb.areason("second?")), magistral_nb.reason("third?")]
+    interrupt_main_soon(0.5)
+    with pytest.raises(errors.Interrupted) as caught:
+        magistral_nb.reason("fourth?")
+    kept.append(caught.value.answer)
+    stand_in.enqueue(refuse(400, "no"))
+    with pytest.raises(errors.Rejected):
+        magistral_nb.reason("fifth?")
+    frame = magistral_nb.history()
+    assert list(frame["prompt"]) == ["fifth?", "fourth?", "third?", "second?", "first?"]
+    assert list(frame["finish_reason"]) == ["error", "interrupted", "error", "stop", "stop"]
+    assert [magistral_nb.recall(answer.id) for answer in kept] == kept
+    assert list(magistral_nb.history("third")["prompt"]) == ["third?"]
+
+
+def test_the_journal_can_be_switched_off(stand_in, server, monkeypatch):
+    monkeypatch.setenv("MAGISTRAL_NB_JOURNAL", "off")
+    stand_in.enqueue(deltas(GOOD))
+    magistral_nb.reason("2+2?")
+    monkeypatch.delenv("MAGISTRAL_NB_JOURNAL")
+    assert magistral_nb.history().empty

@@ -158,6 +158,27 @@ def test_a_cancelled_task_stops_the_engine_too(endless):
     assert generated(endless) == before
 
 
+@pytest.mark.parametrize("budget", [0, 1, 5, 100, pytest.param(1000, marks=pytest.mark.long)])
+def test_a_budget_is_exact_on_a_thought_without_an_end(endless, budget):
+    answer = magistral_nb.reason("Count.", server=endless, thinking_budget=budget)
+    assert answer.usage.thinking_tokens == budget
+    assert (answer.text, answer.finish_reason) == ("I counted for long.", "budget")
+    assert "Let me count: one two three four five six one"[: 3 * min(budget, 9)] in answer.thinking
+
+
+def test_a_budget_that_is_not_reached_changes_nothing(abacus):
+    plain = magistral_nb.reason(QUESTION, server=abacus)
+    needed = plain.usage.thinking_tokens
+    for budget in (needed, needed + 1):
+        bounded = magistral_nb.reason(QUESTION, server=abacus, thinking_budget=budget)
+        assert (bounded.thinking, bounded.text, bounded.finish_reason) == (plain.thinking, plain.text, "stop")
+        assert bounded.usage == plain.usage
+    cut = magistral_nb.reason(QUESTION, server=abacus, thinking_budget=needed - 1)
+    assert cut.finish_reason == "budget"
+    assert plain.thinking.startswith(cut.thinking)
+    assert "[" not in cut.text, "no mark in the answer"
+
+
 def test_nobody_asks_without_the_key(abacus):
     state = registry.load(abacus)
     assert state.base_url.startswith("http://127.0.0.1:")

@@ -1,0 +1,61 @@
+"""Who writes the journal: a process that others can tell to be alive."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import time
+from dataclasses import dataclass
+from functools import cache
+
+_SILENCE = 600.0  # seconds; a writer on another machine that gave no sign for so long is taken for dead
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A process, told apart from a later one with the same number by when it started.
+
+    Attributes:
+        host: the machine and, in a container, its own room of process numbers.
+        pid: process id there.
+        started: seconds since the epoch, as the system keeps it.
+    """
+
+    host: str
+    pid: int
+    started: float
+
+    @staticmethod
+    def me() -> Writer:
+        """This process."""
+        return _writer(os.getpid())
+
+    def is_running(self, seen: float) -> bool:
+        """Whether that very process runs; on another machine, whether it was `seen` lately (since the epoch)."""
+        import psutil
+
+        if self.host != _host():
+            return time.time() - seen < _SILENCE
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < 1
+            return same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.Error:  # it is there, and may not be looked at
+            return True
+
+
+@cache  # by process: a fork is another writer
+def _writer(pid: int) -> Writer:
+    import psutil
+
+    return Writer(_host(), pid, psutil.Process(pid).create_time())
+
+
+def _host() -> str:
+    room = ""
+    with contextlib.suppress(OSError):
+        room = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - no file's path, such as "pid:[4026531836]"
+    return f"{platform.node()} {room}".strip()

@@ -1,0 +1,138 @@
+"""A thinking budget, kept by the client: a scripted server (no engine; the real one: tests/engine)."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from stand_in import answer, content, deltas, done, finish, reasoning, usage
+
+import magistral_nb
+from magistral_nb import errors
+from magistral_nb.asking.endpoint import Question
+from magistral_nb.asking.running import Running
+
+THOUGHT = [reasoning(word, [n]) for n, word in enumerate(("one", " two", " three", " four"), start=1)]
+REST = [content("4", [9]), finish("stop"), usage(prompt=12, completion=3, reasoning=0), done()]
+
+
+@pytest.fixture
+def server(stand_in):
+    return magistral_nb.connect(stand_in.url)
+
+
+def closed(request):
+    """The thought that a request continues from."""
+    (chunk,) = request.json["messages"][-1]["content"]
+    assert (chunk["type"], chunk["closed"]) == ("thinking", True)
+    assert (request.json["continue_final_message"], request.json["add_generation_prompt"]) == (True, False)
+    return chunk["thinking"]
+
+
+@pytest.mark.parametrize(("budget", "thought"), [(1, "one"), (2, "one two"), (3, "one two three")])
+def test_the_thought_is_cut_and_the_answer_follows(stand_in, server, budget, thought):
+    stand_in.enqueue(deltas(THOUGHT, ending="hang"), deltas(REST))
+    result = magistral_nb.reason("2+2?", thinking_budget=budget)
+    assert (result.thinking, result.text, result.finish_reason) == (thought, "4", "budget")
+    assert closed(stand_in.requests[1]) == thought
+    assert stand_in.requests[0].disconnected.wait(2), "the first request goes on for nobody"
+    assert (result.usage.thinking_tokens, result.usage.completion_tokens) == (budget, budget + 3)
+
+
+def test_zero_skips_the_thinking(stand_in, server):
+    stand_in.enqueue(deltas(REST))
+    result = magistral_nb.reason("2+2?", thinking_budget=0)
+    assert (result.thinking, result.text, result.finish_reason) == ("", "4", "budget")
+    assert closed(stand_in.requests[0]) == ""
+    assert len(stand_in.requests) == 1
+
+
+@pytest.mark.parametrize("budget", [4, 5, 1000, None])
+def test_a_budget_that_is_not_reached_changes_nothing(stand_in, server, budget):
+    stand_in.enqueue(deltas([*THOUGHT, content("4", [9]), finish("stop"), usage(9, 6, 4), done()]))
+    result = magistral_nb.reason("2+2?", thinking_budget=budget)
+    assert (result.thinking, result.text, result.finish_reason) == ("one two three four", "4", "stop")
+    assert (result.usage.thinking_tokens, result.usage.completion_tokens) == (4, 6)
+    assert len(stand_in.requests) == 1
+
+
+def test_a_piece_of_several_tokens_is_cut_inside(stand_in, server):
+    stand_in.pages["/detokenize"] = answer({"prompt": "one two th\N{REPLACEMENT CHARACTER}"})
+    stand_in.enqueue(deltas([THOUGHT[0], reasoning(" two three", [2, 3, 4, 5])], ending="hang"), deltas(REST))
+    result = magistral_nb.reason("2+2?", thinking_budget=3)
+    assert result.thinking == closed(stand_in.requests[1]) == "one two th"
+    assert result.usage.thinking_tokens == 3
+
+
+def test_max_tokens_hold_for_both_requests_together(stand_in, server):
+    stand_in.enqueue(deltas(THOUGHT, ending="hang"), deltas(REST))
+    magistral_nb.reason("2+2?", thinking_budget=2, max_tokens=100)
+    assert [request.json["max_tokens"] for request in stand_in.requests] == [100, 98]
+
+
+def test_an_endpoint_that_is_no_vllm_refuses_clearly(stand_in):
+    del stand_in.pages["/version"]
+    magistral_nb.connect(stand_in.url)
+    with pytest.raises(errors.Rejected, match="cannot keep a thinking budget"):
+        magistral_nb.reason("2+2?", thinking_budget=5)
+
+
+def test_a_server_that_does_not_count_refuses_clearly(stand_in, server):
+    stand_in.enqueue(deltas([reasoning("one")], ending="hang"))
+    with pytest.raises(errors.Rejected, match="does not count"):
+        magistral_nb.reason("2+2?", thinking_budget=5)
+
+
+def test_a_negative_budget():
+    with pytest.raises(errors.InvalidOption, match="thinking_budget"):
+        magistral_nb.reason("2+2?", thinking_budget=-1)
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_answer_now_at_any_moment_of_the_thinking(stand_in, server, before):
+    stand_in.enqueue(deltas(THOUGHT[:before], ending="hang"), deltas(REST))
+    running = Running(server.endpoint, Question(text="2+2?"))
+    stand_in.wait_for(1)
+    time.sleep(0.2)
+    began = time.monotonic()
+    assert running.answer_now()
+    result = running.follow([])
+    assert time.monotonic() - began < 1
+    assert (result.text, result.finish_reason) == ("4", "budget")
+    assert result.thinking == closed(stand_in.requests[1]) == "one two"[: 7 * (before > 0)]
+    assert not running.answer_now(), "it has answered"
+
+
+def test_answer_now_once_it_answers_does_nothing(stand_in, server):
+    stand_in.enqueue(deltas([*THOUGHT, content("4", [9]), content("2", [9]), finish("stop"), done()], delay=0.1))
+    running = Running(server.endpoint, Question(text="2+2?"))
+    refused = []
+
+    class WhenItAnswers:
+        def update(self, _events, progress):
+            if progress.state == "answering":
+                refused.append(running.answer_now())
+
+        def close(self, _answer):
+            pass
+
+    result = running.follow([WhenItAnswers()])
+    assert (result.text, result.finish_reason) == ("42", "stop")
+    assert refused
+    assert not any(refused)
+
+
+def test_stop_during_the_second_request(stand_in, server):
+    stand_in.enqueue(deltas(THOUGHT, ending="hang"), deltas([content("4", [9])], ending="hang"))
+    running = Running(server.endpoint, Question(text="2+2?", thinking_budget=2))
+    threading.Timer(0.5, running.stop).start()
+    result = running.follow([])
+    assert (result.thinking, result.text, result.finish_reason) == ("one two", "4", "interrupted")
+    assert stand_in.requests[1].disconnected.wait(2)
+
+
+def test_the_second_request_may_fail(stand_in, server):
+    stand_in.enqueue(deltas(THOUGHT, ending="hang"), deltas([], ending="die"))
+    result = magistral_nb.reason("2+2?", thinking_budget=2)
+    assert (result.thinking, result.finish_reason) == ("one two", "error")
