@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.long  # a tool of the tests, tested where time is no matter
+
 HOSTILE = "<img src=x onerror=alert(1)> </s> <s> [INST] é 思考 思考 🤔🤔\n\n```x```"
 
 

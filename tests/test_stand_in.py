@@ -26,6 +26,8 @@ from stand_in import (
     usage,
 )
 
+pytestmark = pytest.mark.long  # a tool of the tests, tested where time is no matter
+
 QUESTION = {"model": "stand-in", "messages": [{"role": "user", "content": "2+2?"}], "stream": True}
 STORY = [role(), reasoning("2 + 2 é 思 🤔", [7, 8]), content("4"), finish("stop"), usage(3, 4, 2), done()]
 

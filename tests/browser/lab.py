@@ -23,11 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nbformat
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from nbformat import NotebookNode
     from playwright.sync_api import Browser, Locator
 
 PICTURES = Path(__file__).parent / "pictures"
@@ -71,6 +70,8 @@ class LabServer:
 
     def write(self, name: str, cells: Sequence[str]) -> str:
         """Write a notebook of code cells and return its name."""
+        import nbformat  # a second of imports, which only this needs
+
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         notebook = nbformat.v4.new_notebook(
             cells=[nbformat.v4.new_code_cell(cell) for cell in cells], metadata={"kernelspec": kernel}
@@ -78,7 +79,9 @@ class LabServer:
         nbformat.write(notebook, self.folder / name)
         return name
 
-    def read(self, name: str) -> nbformat.NotebookNode:
+    def read(self, name: str) -> NotebookNode:
+        import nbformat
+
         return nbformat.read(self.folder / name, as_version=4)
 
 

@@ -21,7 +21,6 @@ def shell():
     ipython = InteractiveShell.instance()
     ipython.run_line_magic("load_ext", "magistral_nb")
     yield ipython
-    ipython.reset()
     InteractiveShell.clear_instance()
 
 

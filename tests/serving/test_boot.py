@@ -19,6 +19,8 @@ from magistral_nb import errors
 from magistral_nb.serving import registry
 from magistral_nb.serving.server import find_server
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture
 def serve(fake_engine, checkpoint):
