@@ -25,6 +25,7 @@ _ABACUS = (
     "This machine has no GPU, so this is abacus: it truly reasons, but only about arithmetic. "
     "For Magistral use a GPU machine, or %magistral_connect URL (Ollama: ollama run magistral)."
 )
+_DETACHED = "Detached: the boot goes on. %magistral_serve waits for it again, %magistral_stop ends it."
 _INSTALL = "magistral-nb install"
 _LARGE_DOWNLOAD = 5e9  # bytes; above that people are told, and in a terminal asked
 
@@ -96,9 +97,7 @@ def _wait_shown(server: Server, *, rich: bool) -> Server:
         view.close("The boot failed.", ok=False)
         raise
     except KeyboardInterrupt:
-        view.close(
-            "Detached: the boot goes on. %magistral_serve waits for it again, %magistral_stop ends it.", ok=False
-        )
+        view.close(wording(_DETACHED), ok=False)
         raise
     view.close(f"{server.model} is ready after {time.monotonic() - began:.0f} s.", ok=True)
     return server

@@ -20,6 +20,8 @@ from magistral_nb.serving import boot, server
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from IPython.core.interactiveshell import InteractiveShell
+
 _REAL_ENGINES = paths.engines()
 
 
@@ -114,3 +116,15 @@ def checkpoint(tmp_path: Path) -> Path:
     (folder / "consolidated.safetensors").write_bytes(b"\0" * 64)
     (folder / "SYSTEM_PROMPT.txt").write_text("Think first.")
     return folder
+
+
+@pytest.fixture
+def shell() -> Iterator[InteractiveShell]:
+    """A real IPython with the extension loaded."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    InteractiveShell.clear_instance()
+    ipython = InteractiveShell.instance()
+    ipython.run_line_magic("load_ext", "magistral_nb")
+    yield ipython
+    InteractiveShell.clear_instance()

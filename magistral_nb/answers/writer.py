@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass
 from functools import cache
 
+from magistral_nb.processes import Process
+
 _SILENCE = 600.0  # seconds; a writer on another machine that gave no sign for so long is taken for dead
 
 
@@ -33,25 +35,15 @@ class Writer:
 
     def is_running(self, seen: float) -> bool:
         """Whether that very process runs; on another machine, whether it was `seen` lately (since the epoch)."""
-        import psutil
-
         if self.host != _host():
             return time.time() - seen < _SILENCE
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 1
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-        except psutil.Error:  # it is there, and may not be looked at
-            return True
+        return Process(self.pid, self.started).is_alive()
 
 
 @cache  # by process: a fork is another writer
 def _writer(pid: int) -> Writer:
-    import psutil
-
-    return Writer(_host(), pid, psutil.Process(pid).create_time())
+    me = Process.of(pid)
+    return Writer(_host(), me.pid, me.started)
 
 
 def _host() -> str:

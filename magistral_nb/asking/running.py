@@ -69,6 +69,15 @@ class Running:
 
     def _read(self) -> None:
         try:
+            self._collect()
+            self._journal.finish(self._outcome())
+        finally:
+            self._over.set()
+            if self._when_over is not None:
+                self._when_over()
+
+    def _collect(self) -> None:
+        try:
             for event in self._stream.events():
                 self.draft.add(event)
                 self._arrived.put(event)
@@ -80,11 +89,6 @@ class Running:
             self.error = error if self._explain is None else self._explain(error)
         except BaseException as error:  # noqa: BLE001 - it is raised again by `answer`, in the caller's thread
             self.error = error
-        finally:
-            self._journal.finish(self._outcome())
-            self._over.set()
-            if self._when_over is not None:
-                self._when_over()
 
     def follow(self, views: Sequence[View]) -> Answer:
         """Feed `views` until the stream has ended, and return the Answer.

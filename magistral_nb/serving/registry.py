@@ -17,43 +17,13 @@ from filelock import FileLock
 
 from magistral_nb import paths
 from magistral_nb.errors import InvalidOption
+from magistral_nb.processes import Process
 from magistral_nb.serving.plan import Plan
 
 _VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Status = Literal["booting", "ready", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A process told apart from a later one with the same number by when it started.
-
-    Attributes:
-        pid: process id; for an engine also its process group.
-        started: seconds since the epoch, as the system keeps it.
-    """
-
-    pid: int
-    started: float
-
-    @staticmethod
-    def of(pid: int) -> Process:
-        """The process that has this id now."""
-        import psutil
-
-        return Process(pid, psutil.Process(pid).create_time())
-
-    def is_alive(self) -> bool:
-        """Whether that very process runs (a zombie does not)."""
-        import psutil
-
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 1
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

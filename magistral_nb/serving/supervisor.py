@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from magistral_nb.asking.endpoint import Endpoint, Question, messages
 from magistral_nb.asking.wire import error_text
+from magistral_nb.processes import Process
 from magistral_nb.serving.boot_log import ASKING, BootLog, diagnose
-from magistral_nb.serving.registry import Process, ServerState, save
+from magistral_nb.serving.registry import ServerState, save
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
 
 import magistral_nb
 from magistral_nb import errors
@@ -29,15 +28,6 @@ pytestmark = pytest.mark.engine
 
 GIB = 2**30
 QUESTION = "What is 347 × 58?"
-
-
-@pytest.fixture
-def shell():
-    InteractiveShell.clear_instance()
-    ipython = InteractiveShell.instance()
-    ipython.run_line_magic("load_ext", "magistral_nb")
-    yield ipython
-    InteractiveShell.clear_instance()
 
 
 def test_the_quickstart_in_a_real_ipython(abacus, shell, capsys):

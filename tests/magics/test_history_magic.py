@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
 
 from magistral_nb import Answer, Usage, cli
 from magistral_nb.answers.history import history
 from magistral_nb.answers.journal import journal
 from magistral_nb.magics.shown import CellFailed
 from magistral_nb.views.history_view import history_table
-
-
-@pytest.fixture
-def shell():
-    InteractiveShell.clear_instance()
-    ipython = InteractiveShell.instance()
-    ipython.run_line_magic("load_ext", "magistral_nb")
-    yield ipython
-    InteractiveShell.clear_instance()
 
 
 @pytest.fixture

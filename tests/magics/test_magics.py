@@ -7,21 +7,11 @@ import re
 import threading
 
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
 from stand_in import content, deltas, done, finish, reasoning, refuse, usage
 
 from magistral_nb.magics.shown import CellFailed, CellInterrupted
 
 GOOD = [reasoning("2 + 2 = 4.", [1, 2, 3]), content("It is **4**.", [4]), finish("stop"), usage(9, 5, 3), done()]
-
-
-@pytest.fixture
-def shell():
-    InteractiveShell.clear_instance()
-    ipython = InteractiveShell.instance()
-    ipython.run_line_magic("load_ext", "magistral_nb")
-    yield ipython
-    InteractiveShell.clear_instance()
 
 
 @pytest.fixture

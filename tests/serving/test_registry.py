@@ -10,6 +10,7 @@ import pytest
 from serving.test_plan import H100, VLLM
 
 from magistral_nb import errors
+from magistral_nb.processes import Process
 from magistral_nb.serving import registry
 from magistral_nb.serving.catalogue import RELEASES
 from magistral_nb.serving.plan import Wishes, make_plan
@@ -24,7 +25,7 @@ def state():
         api_key="k" * 43,
         log_path="/tmp/x.log",
         stages=(("Starting vLLM", 0.0), ("Loading", 1.5)),
-        engine=registry.Process.of(os.getpid()),
+        engine=Process.of(os.getpid()),
     )
 
 
@@ -44,10 +45,10 @@ def test_what_is_no_state_is_passed_over(text):
 
 
 def test_a_process_is_told_by_when_it_started():
-    me = registry.Process.of(os.getpid())
+    me = Process.of(os.getpid())
     assert me.is_alive()
     assert not dataclasses.replace(me, started=me.started - 60).is_alive(), "a reused process id"
-    assert not registry.Process(2**22 + 1, 0.0).is_alive()
+    assert not Process(2**22 + 1, 0.0).is_alive()
 
 
 @pytest.mark.parametrize("name", ["../x", "", "a/b", ".hidden", "x" * 65, "é"])

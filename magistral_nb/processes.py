@@ -1,0 +1,43 @@
+"""Processes that can be told apart, also after their number has been used again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process told apart from a later one with the same number by when it started.
+
+    Attributes:
+        pid: process id; for an engine also its process group.
+        started: seconds since the epoch, as the system keeps it.
+
+    Example:
+        >>> import os
+        >>> Process.of(os.getpid()).is_alive()
+        True
+    """
+
+    pid: int
+    started: float
+
+    @staticmethod
+    def of(pid: int) -> Process:
+        """The process that has this id now."""
+        import psutil
+
+        return Process(pid, psutil.Process(pid).create_time())
+
+    def is_alive(self) -> bool:
+        """Whether that very process runs (a zombie does not)."""
+        import psutil
+
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < 1
+            return same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.Error:  # it is there, and may not be looked at
+            return True
