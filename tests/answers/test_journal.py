@@ -228,7 +228,7 @@ while True:
 """
     process = kernel(code)
     key = process.stdout.readline().strip()
-    while history().empty:
+    while history().empty or not recall(key).thinking:  # the first commit may hold the question alone
         time.sleep(0.02)
     time.sleep(after)
     assert history()["finish_reason"].tolist() == [None], "it still streams"
