@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Linux tells a start in ticks since the machine's, whose own time wanders by a second or two when clocks are set.
+# No number is used again that soon.
+_SAME_SECONDS = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Process:
@@ -35,7 +39,7 @@ class Process:
 
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 1
+            same = abs(process.create_time() - self.started) < _SAME_SECONDS
             return same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False

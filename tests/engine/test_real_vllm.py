@@ -82,7 +82,7 @@ def test_thinking_is_counted_on_the_way_as_vllm_counts_it_in_the_end(abacus):
 
     answer = magistral_nb.reason(QUESTION, server=abacus, views=[Watch()])
     assert answer.usage.thinking_tokens == seen[-1]
-    assert len(set(seen)) > 3, "the count grew while it streamed, also on a busy machine"
+    assert len(set(seen)) > 1, "the count grew while it streamed, if only in leaps on a busy machine"
 
 
 def test_a_cut_inside_the_thought_yields_what_there_is(abacus):
