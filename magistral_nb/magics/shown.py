@@ -24,7 +24,7 @@ class CellInterrupted(KeyboardInterrupt):
     """Raised in place of a KeyboardInterrupt, with a line that says what is kept."""
 
     def _render_traceback_(self) -> list[str]:
-        return [f"\x1b[33m{self}\x1b[0m"]
+        return [str(self)]  # yellow on the pink that Jupyter gives errors cannot be read
 
 
 @contextmanager

@@ -34,14 +34,12 @@ class Hardware:
         system: "Linux", "Darwin" or "Windows".
         machine: the processor's architecture, "x86_64" or "aarch64".
         cpus: CPUs that this process may use.
-        memory: bytes of RAM, None if not told.
         gpus: in NVML's order, those hidden by CUDA_VISIBLE_DEVICES left out.
     """
 
     system: str
     machine: str
     cpus: int
-    memory: int | None = None
     gpus: tuple[Gpu, ...] = ()
 
     @property
@@ -60,10 +58,8 @@ class Hardware:
 
 def detect() -> Hardware:
     """This machine, as it is now."""
-    import psutil
-
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Hardware(platform.system(), platform.machine(), cpus, psutil.virtual_memory().total, _gpus())
+    return Hardware(platform.system(), platform.machine(), cpus, _gpus())
 
 
 def _gpus() -> tuple[Gpu, ...]:
