@@ -15,6 +15,7 @@ from magistral_nb import options
 from magistral_nb.errors import Interrupted, InvalidOption, MagistralError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Sequence
 
 _INTERRUPTED = 130  # what shells expect of a command ended by Ctrl-C
@@ -81,33 +82,22 @@ def _ask(words: list[str]) -> int:
     text = " ".join(chosen.question)
     if not text and sys.stdin is not None and not sys.stdin.isatty():
         text = sys.stdin.read()
-    server = chosen.server
-    if server is not None and _ADDRESS.fullmatch(server):
+    if chosen.server is not None and _ADDRESS.fullmatch(chosen.server):
         from magistral_nb.serving.server import connect
 
-        server = connect(server, model=chosen.model, name="asked").name
+        chosen.server = connect(chosen.server, model=chosen.model, name="asked").name
     elif chosen.model is not None:
         raise InvalidOption("--model chooses among the models of a server elsewhere: add --server URL.")
-    return _answered(text, server, quiet=chosen.quiet, options_=chosen)
+    return _answered(text, chosen)
 
 
-def _answered(text: str, server: str | None, *, quiet: bool, options_: object) -> int:
+def _answered(text: str, chosen: argparse.Namespace) -> int:
     from magistral_nb.asking.reason import reason
     from magistral_nb.views.text_view import QuietView, TextView
 
-    view = QuietView(answer_stream=sys.stdout) if quiet else TextView(answer_stream=sys.stdout)
+    view = QuietView(answer_stream=sys.stdout) if chosen.quiet else TextView(answer_stream=sys.stdout)
     try:
-        answer = reason(
-            text,
-            server=server,
-            thinking_budget=getattr(options_, "thinking_budget", None),
-            system=options.read_system(getattr(options_, "system", None)),
-            temperature=getattr(options_, "temperature", None),
-            top_p=getattr(options_, "top_p", None),
-            max_tokens=getattr(options_, "max_tokens", None),
-            seed=getattr(options_, "seed", None),
-            views=[view],
-        )
+        answer = reason(text, **options.as_question(chosen), views=[view])
     except Interrupted:
         return _INTERRUPTED
     return 1 if answer.finish_reason == "error" else 0
@@ -175,7 +165,7 @@ def _demo(words: list[str]) -> int:
     chosen = options.serve_options("magistral-nb demo").parse_args(["--install"])
     server = serve_shown(chosen, (), rich=False, ask=True)
     print(f"\n{question}\n", flush=True)
-    code = _answered(question, server.name, quiet=False, options_=None)
+    code = _answered(question, options.reason_options("magistral-nb demo").parse_args(["--server", server.name]))
     print("\nThe server goes on. The same in a notebook: magistral-nb lab\nTo end the server: magistral-nb stop")
     return code
 

@@ -7,7 +7,7 @@ import difflib
 import re
 import shlex
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from magistral_nb.errors import InvalidOption, MagistralError
 
@@ -212,6 +212,16 @@ def split_question(line: str, parser: Parser) -> tuple[list[str], str]:
         else:
             words.append(option)
     return words, rest.strip()
+
+
+def as_question(chosen: argparse.Namespace) -> dict[str, Any]:
+    """What `reason_options` were chosen, as the keywords of `reason`.
+
+    Raises:
+        InvalidOption: the file behind --system cannot be read.
+    """
+    names = ("server", "thinking_budget", "temperature", "top_p", "max_tokens", "seed")
+    return {name: getattr(chosen, name) for name in names} | {"system": read_system(chosen.system)}
 
 
 def read_system(value: str | None) -> str | None:

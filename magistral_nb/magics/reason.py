@@ -34,13 +34,7 @@ def reason(ipython: Any, line: str, cell: str | None) -> Answer | None:
     try:
         answer = ask(
             interpolate(rest if cell is None else cell, ipython.user_ns),
-            server=chosen.server,
-            thinking_budget=chosen.thinking_budget,
-            system=options.read_system(chosen.system),
-            temperature=chosen.temperature,
-            top_p=chosen.top_p,
-            max_tokens=chosen.max_tokens,
-            seed=chosen.seed,
+            **options.as_question(chosen),
             views=[_view(ipython, quiet=chosen.quiet, folded=chosen.folded)],
         )
     except Interrupted as stop:
