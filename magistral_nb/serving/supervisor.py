@@ -67,6 +67,7 @@ class Supervisor:
                 env=engine_environment(self._state, os.environ),
                 start_new_session=True,
             )
+        be_nice(engine.pid, self._state.plan.niceness)
         self._write(
             base_url=f"http://{HOST}:{port}/v1", supervisor=Process.of(os.getpid()), engine=Process.of(engine.pid)
         )
@@ -174,6 +175,13 @@ def engine_environment(state: ServerState, own: Mapping[str, str]) -> dict[str, 
     kept = {name: value for name, value in own.items() if name not in dropped}
     # Without the safe path a random.py beside the notebook would be imported by vLLM.
     return kept | dict(state.plan.environment) | {KEY_VARIABLE: state.api_key, "PYTHONSAFEPATH": "1"}
+
+
+def be_nice(pid: int, niceness: int) -> None:
+    """Give a process that has just begun, and all that it will start, at least this niceness."""
+    with contextlib.suppress(ProcessLookupError):  # it may have ended already
+        if os.getpriority(os.PRIO_PROCESS, pid) < niceness:
+            os.setpriority(os.PRIO_PROCESS, pid, niceness)
 
 
 def end_group(pgid: int, leader: subprocess.Popen[bytes] | None = None, grace_seconds: float = _GRACE_SECONDS) -> None:

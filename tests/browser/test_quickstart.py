@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.engine]
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.ipynb"
 SERVE, ASK, FRAME = 1, 2, 3
+GROWN = 3  # different lengths of the trace, seen on the page
 TRACE = "Multiply 347×58."
 ANSWER = "347 × 58 = 20126."
 
@@ -49,14 +50,18 @@ def test_quickstart(lab: Lab) -> None:
     lab.wait_cell(SERVE, 180)
     lab.outputs(SERVE).filter(has_text="abacus is ready after").first.wait_for()
 
-    lab.outputs(ASK).filter(has_text="Thinking").first.wait_for(timeout=30_000)
-    lab.picture("quickstart-live")
-    lab.wait_cell(ASK)
-    lengths = lab.page.evaluate("window.traceLengths")
-    assert lengths == sorted(lengths)
-    assert len(set(lengths)) >= 3, f"the trace grows while the cell runs: {lengths}"
-
     lab.wait_cell(FRAME)
+    lengths = lab.page.evaluate("window.traceLengths")
+    for _ in range(2):  # abacus thinks for two seconds; a busy machine may withhold the browser for as long
+        if len(set(lengths)) < GROWN:
+            lab.page.evaluate("window.traceLengths = []")
+            lab.run_cell(ASK)
+            lab.outputs(ASK).filter(has_text="Thinking").first.wait_for(timeout=30_000)
+            lab.wait_cell(ASK)
+            lengths = lab.page.evaluate("window.traceLengths")
+    assert lengths == sorted(lengths)
+    assert len(set(lengths)) >= GROWN, f"the trace grows while the cell runs: {lengths}"
+
     cell = lab.cell(ASK)
     assert cell.locator(".jp-RenderedMarkdown").inner_text().strip() == ANSWER
     assert lab.outputs(ASK).count() == 2, "the trace and the answer, nothing twice"

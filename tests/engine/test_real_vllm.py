@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 import magistral_nb
@@ -57,6 +59,17 @@ def test_the_boot_went_through_its_stages(abacus):
     assert names[-1] == "Asking a first question"
     assert "Loading the weights" in names
     assert "Compiling" not in names, "eager"
+
+
+def test_the_engine_leaves_the_cores_to_the_notebook(abacus):
+    """Every thread of vLLM is nice, so that the kernel and the browser go first."""
+    state = registry.load(abacus)
+    assert state.plan.niceness > 0
+    family = [psutil.Process(state.engine.pid), *psutil.Process(state.engine.pid).children(recursive=True)]
+    assert len(family) > 1
+    threads = [task for process in family for task in Path(f"/proc/{process.pid}/task").iterdir()]
+    assert {os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in threads} == {state.plan.niceness}
+    assert psutil.Process(state.supervisor.pid).nice() == os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def test_the_same_plan_attaches_in_under_a_second_also_from_another_kernel(abacus):

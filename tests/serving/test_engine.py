@@ -1,6 +1,7 @@
 """Finding and making an engine: fake environments, and a real pip against an index served from a folder."""
 
 import base64
+import contextlib
 import hashlib
 import http.server
 import importlib.util
@@ -502,7 +503,8 @@ class Pages(http.server.SimpleHTTPRequestHandler):
         if Pages.stalls and Pages.stalls in self.path:
             Pages.stalled.set()
             time.sleep(30)
-        super().do_GET()
+        with contextlib.suppress(ConnectionError):  # an installer that was interrupted hangs up
+            super().do_GET()
 
     def log_message(self, *_):
         pass
