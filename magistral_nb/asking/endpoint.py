@@ -23,18 +23,58 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Abilities:
+    """What an endpoint can do beyond a plain chat completion; other servers reject such fields.
+
+    Attributes:
+        usage: reports its token counts in a stream (stream_options).
+        token_ids: tells the tokens of each chunk (return_token_ids), so that they are counted, not guessed.
+        running_usage: reports its counts with every chunk (continuous_usage_stats).
+        tokenize: has vLLM's /tokenize and /detokenize.
+        continuation: goes on from a thought that is closed where it was cut.
+    """
+
+    usage: bool = True
+    token_ids: bool = False
+    running_usage: bool = False
+    tokenize: bool = False
+    continuation: bool = False
+
+
+VLLM = Abilities(token_ids=True, running_usage=True, tokenize=True, continuation=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long to wait, in seconds.
+
+    Attributes:
+        connect: for a connection.
+        first_token: for the first token; a queue or a long prefill may keep a healthy server silent for minutes.
+        silence: between two pieces of a stream.
+    """
+
+    connect: float = 10.0
+    first_token: float = 600.0
+    silence: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """An OpenAI-compatible server and the model on it.
 
     Attributes:
-        base_url: up to and with "/v1".
+        base_url: up to and with "/v1", or a Unix socket as "unix:/run/vllm.sock".
         model: the name that requests carry.
         api_key: never shown.
         server: the name under which people know it.
         context: context length in tokens, prompt and completion together; None if not told.
         system_prompt: the model's own, sent where the question brings none.
         sampling: the model's own.
-        is_vllm: vLLM counts tokens for us (/tokenize, token ids in each chunk); others reject such fields.
+        can: what it can do beyond plain chat completions.
+        reasoning_effort: sent where the endpoint wants one to think at all, as Mistral's API does.
+        limits: how long to wait for it.
+        price_per_hour: of the machine, in any currency; None leaves answers without a cost.
     """
 
     base_url: str
@@ -44,7 +84,10 @@ class Endpoint:
     context: int | None = None
     system_prompt: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
-    is_vllm: bool = False
+    can: Abilities = field(default_factory=Abilities)
+    reasoning_effort: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    price_per_hour: float | None = None
 
     @property
     def root_url(self) -> str:
@@ -134,7 +177,7 @@ def chat_request(endpoint: Endpoint, question: Question, max_tokens: int | None)
         "stream_options": {"include_usage": True},
     }
     body |= {name: value for name, value in wished.items() if value is not None}
-    if endpoint.is_vllm:
+    if endpoint.can.token_ids:
         body["return_token_ids"] = True  # counts thinking tokens in constant time per chunk
     return body
 

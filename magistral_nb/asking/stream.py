@@ -45,7 +45,7 @@ class Stream:
             AskFailed: see Exchange.events.
         """
         budget = self.question.thinking_budget
-        if budget is not None and not self.endpoint.is_vllm:
+        if budget is not None and not self.endpoint.can.continuation:
             raise Rejected(
                 f"{self.endpoint.base_url} cannot keep a thinking budget, since it neither counts tokens nor continues "
                 "a thought as vLLM does: leave --budget away, or use --max-tokens."
@@ -71,7 +71,7 @@ class Stream:
             Whether it could: not once the answer has begun, nor on an endpoint that does not continue.
         """
         with self._lock:
-            if not self._thinks or self.stopped or not self.endpoint.is_vllm:
+            if not self._thinks or self.stopped or not self.endpoint.can.continuation:
                 return False
             self._hurried = True
             if self._exchange is not None:
@@ -143,7 +143,7 @@ class Stream:
         wished, context = self.question.max_tokens, self.endpoint.context
         # Without a wish vLLM fits it by itself; only a very long question needs a word of ours before.
         is_short = len(self.question.text) < (context or 0)
-        if context is None or not self.endpoint.is_vllm or (wished is None and is_short):
+        if context is None or not self.endpoint.can.tokenize or (wished is None and is_short):
             return wished
         prompt_tokens = self._count_prompt()
         fitted = fit_max_tokens(wished or context, context=context, prompt_tokens=prompt_tokens)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from magistral_nb.asking.endpoint import Endpoint
+from magistral_nb.asking.endpoint import VLLM, Abilities, Endpoint
 from magistral_nb.errors import (
     BootFailed,
     InvalidOption,
@@ -96,7 +96,7 @@ class Server:
             context=state.context or state.plan.context,
             system_prompt=state.system_prompt,
             sampling=state.plan.sampling,
-            is_vllm=True,
+            can=VLLM,
         )
 
     @property
@@ -290,7 +290,7 @@ def connect(base_url: str, *, api_key: str | None = None, model: str | None = No
     found = probe(url, key)
     chosen = _choose_model(url, list(found.models), model)
     _here.connected[name] = Endpoint(
-        url, chosen, api_key=key, server=name, context=found.models[chosen], is_vllm=found.is_vllm
+        url, chosen, api_key=key, server=name, context=found.models[chosen], can=VLLM if found.is_vllm else Abilities()
     )
     _here.last = name
     return Server(name)

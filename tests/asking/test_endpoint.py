@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, strategies as st
 
 from magistral_nb.asking.endpoint import (
+    VLLM,
     Endpoint,
     Question,
     Sampling,
@@ -15,7 +16,7 @@ from magistral_nb.asking.endpoint import (
 )
 
 ENDPOINT = Endpoint(
-    "http://h:1/v1", "m", api_key="secret-key", system_prompt="Think.", sampling=Sampling(0.7, 0.95), is_vllm=True
+    "http://h:1/v1", "m", api_key="secret-key", system_prompt="Think.", sampling=Sampling(0.7, 0.95), can=VLLM
 )
 
 

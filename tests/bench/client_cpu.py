@@ -84,7 +84,7 @@ def ours(url: str, n_chunks: int, rate: int) -> int:
     from magistral_nb.asking.running import Running
 
     question = Question(text="347 × 58?", max_tokens=n_chunks, seed=rate)
-    answer = Running(Endpoint(url, "stand-in", is_vllm=False), question).follow([])
+    answer = Running(Endpoint(url, "stand-in"), question).follow([])
     assert answer.usage.completion_tokens == n_chunks, answer.error
     return len(answer.thinking) + len(answer.text)
 

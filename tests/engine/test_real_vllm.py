@@ -192,7 +192,7 @@ def test_nobody_asks_without_the_key(abacus):
     with pytest.raises(errors.Unauthorized):
         magistral_nb.connect(state.base_url, api_key="wrong", name="elsewhere")
     connected = magistral_nb.connect(state.base_url, api_key=state.api_key, name="elsewhere")
-    assert connected.endpoint.is_vllm
+    assert connected.endpoint.can.token_ids
     assert connected.endpoint.context == 2048
     assert state.api_key not in Path(state.log_path).read_text()
 
