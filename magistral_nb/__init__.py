@@ -15,21 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from magistral_nb.answers.answer import Answer as Answer, Usage as Usage
+    from magistral_nb.answers.answers import Answers as Answers
     from magistral_nb.answers.history import history as history, recall as recall
     from magistral_nb.asking.reason import areason as areason, reason as reason
     from magistral_nb.errors import Interrupted as Interrupted, MagistralError as MagistralError
     from magistral_nb.serving.boot import serve as serve
+    from magistral_nb.serving.connecting import connect as connect
     from magistral_nb.serving.install import install_engine as install_engine
-    from magistral_nb.serving.server import Server as Server, connect as connect, servers as servers
+    from magistral_nb.serving.server import Server as Server, servers as servers
 
 _ROOMS = {
     "Answer": "answers.answer",
+    "Answers": "answers.answers",
     "Interrupted": "errors",
     "MagistralError": "errors",
     "Server": "serving.server",
     "Usage": "answers.answer",
     "areason": "asking.reason",
-    "connect": "serving.server",
+    "connect": "serving.connecting",
     "history": "answers.history",
     "install_engine": "serving.install",
     "reason": "asking.reason",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
+    from magistral_nb.answers.answer import Answer
+
 _INTERRUPTED = 130  # what shells expect of a command ended by Ctrl-C
 _BROKEN_PIPE = 141  # and of one whose reader has gone
 _ADDRESS = re.compile(r"[\w.-]+:\d+(/.*)?|.+://.+")
@@ -83,7 +85,7 @@ def _ask(words: list[str]) -> int:
     if not text and sys.stdin is not None and not sys.stdin.isatty():
         text = sys.stdin.read()
     if chosen.server is not None and _ADDRESS.fullmatch(chosen.server):
-        from magistral_nb.serving.server import connect
+        from magistral_nb.serving.connecting import connect
 
         chosen.server = connect(chosen.server, model=chosen.model, name="asked").name
     elif chosen.model is not None:
@@ -92,15 +94,30 @@ def _ask(words: list[str]) -> int:
 
 
 def _answered(text: str, chosen: argparse.Namespace) -> int:
+    from magistral_nb.answers.answers import Answers
     from magistral_nb.asking.reason import reason
+    from magistral_nb.views.answer_view import answers_bundle
     from magistral_nb.views.text_view import QuietView, TextView
 
-    view = QuietView(answer_stream=sys.stdout) if chosen.quiet else TextView(answer_stream=sys.stdout)
+    several, code = chosen.samples > 1, 0
+    stream = None if several else sys.stdout
+    view = QuietView(answer_stream=stream) if chosen.quiet else TextView(answer_stream=stream)
     try:
-        answer = reason(text, **options.as_question(chosen), views=[view])
-    except Interrupted:
-        return _INTERRUPTED
-    return 1 if answer.finish_reason == "error" else 0
+        answer: Answer | Answers = reason(text, **options.as_question(chosen), views=[view])
+    except Interrupted as stop:
+        answer, code = stop.answer, _INTERRUPTED
+    answers = answer if isinstance(answer, Answers) else Answers([answer])
+    if several:
+        print(answers_bundle(answers)["text/plain"], flush=True)
+    return code or int(any(each.finish_reason == "error" for each in answers))
+
+
+def _connect(words: list[str]) -> int:
+    """See what a server elsewhere is and can; `ask --server URL` asks it."""
+    from magistral_nb.commands import connect_shown
+
+    connect_shown(options.connect_options("magistral-nb connect").parse_args(words), rich=False)
+    return 0
 
 
 def _status(words: list[str]) -> int:
@@ -199,6 +216,7 @@ def _quickstart() -> Path:
 _VERBS: dict[str, Callable[[list[str]], int]] = {
     "serve": _serve,
     "ask": _ask,
+    "connect": _connect,
     "status": _status,
     "logs": _logs,
     "stop": _stop,

@@ -7,12 +7,13 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from magistral_nb.errors import BootFailed, EngineNotFound, InvalidOption
+from magistral_nb.errors import BootFailed, EngineNotFound, InvalidOption, Unauthorized
 from magistral_nb.serving import boot, hardware
+from magistral_nb.serving.connecting import connect
 from magistral_nb.serving.plan import Wishes
 from magistral_nb.serving.server import find_server, servers
 from magistral_nb.views.boot_view import BootView
-from magistral_nb.views.plan_view import show_plan
+from magistral_nb.views.table_view import show_table
 
 if TYPE_CHECKING:
     import argparse
@@ -62,16 +63,23 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
     """
     wishes = Wishes(chosen.model, chosen.context, chosen.quantization, chosen.kv_cache, raw)
     try:
-        prepared = boot.prepare(wishes, name=chosen.name, engine=chosen.engine, replace=chosen.replace)
+        prepared = boot.prepare(
+            wishes,
+            name=chosen.name,
+            engine=chosen.engine,
+            replace=chosen.replace,
+            price_per_hour=chosen.price_per_hour,
+        )
     except EngineNotFound:
         if not chosen.install or chosen.engine is not None:
             raise
         install_shown()
-        prepared = boot.prepare(wishes, name=chosen.name, replace=chosen.replace)
+        prepared = boot.prepare(wishes, name=chosen.name, replace=chosen.replace, price_per_hour=chosen.price_per_hour)
     running = prepared.running
     if running is None:
         by_default = chosen.model is None and prepared.profile.name == "abacus"
-        show_plan(prepared.plan, [wording(_ABACUS)] if by_default else [], rich=rich)
+        plan, notes = prepared.plan, [wording(_ABACUS)] if by_default else []
+        show_table(plan.title, plan.rows(), notes, rich=rich)
         _announce_download(prepared.download, ask=ask and not chosen.yes)
     server = boot.start(prepared, replace=chosen.replace, port=chosen.port)
     if running is not None and running.status == "ready":
@@ -108,6 +116,38 @@ def _durations(state: ServerState) -> list[tuple[str, float]]:
     names = [name for name, _ in state.stages]
     reached = [seconds for _, seconds in state.stages] + [time.time() - state.created]
     return [(name, max(0.0, reached[i + 1] - reached[i])) for i, name in enumerate(names)]
+
+
+def connect_shown(chosen: argparse.Namespace, *, rich: bool) -> Server:
+    """Connect as `options.connect_options` were chosen, and show what was found.
+
+    A key that the environment does not have is asked for, hidden: in a cell it would be saved with the notebook.
+    """
+    wished = {"model": chosen.model, "name": chosen.name, "price_per_hour": chosen.price_per_hour}
+    try:
+        server = connect(chosen.url, **wished)
+    except Unauthorized:
+        key = _hidden_key(chosen.url)
+        if not key:
+            raise
+        server = connect(chosen.url, api_key=key, **wished)
+    if (survey := server.survey) is not None:
+        show_table(survey.title, survey.rows, rich=rich)
+    return server
+
+
+def _hidden_key(url: str) -> str:
+    """A key as it is typed into a hidden prompt; nothing where nobody can be asked."""
+    from getpass import getpass
+
+    ipython = sys.modules.get("IPython")
+    in_notebook = ipython is not None and ipython.get_ipython() is not None
+    if not in_notebook and (sys.stdin is None or not sys.stdin.isatty()):
+        return ""
+    try:
+        return getpass(f"Key for {url}: ").strip()
+    except (EOFError, NotImplementedError):  # a front end without a prompt
+        return ""
 
 
 def stop_shown(name: str | None, *, every: bool) -> None:

@@ -18,7 +18,7 @@
         ├── Unauthorized
         └── Rejected            the endpoint answered with an error of its own
 
-    Interrupted (a KeyboardInterrupt) carries the partial Answer.
+    Interrupted (a KeyboardInterrupt) carries the partial Answer, or the Answers of several samples.
 
 Each message is one line: what happened, why, and what to type next. A magic shows that line alone; from
 Python the exception arrives with its whole chain.
@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from magistral_nb.answers.answer import Answer
+    from magistral_nb.answers.answers import Answers
 
 
 class MagistralError(Exception):
@@ -101,9 +102,9 @@ class Rejected(AskFailed):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A question was interrupted; `answer` holds all that had arrived."""
+    """A question was interrupted; `answer` holds all that had arrived, as Answers where it was asked several times."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer | Answers) -> None:
         """Keep the partial answer."""
         super().__init__("interrupted; the partial answer is kept")
         self.answer = answer

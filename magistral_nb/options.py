@@ -51,6 +51,14 @@ class _HelpAction(argparse.Action):
         raise Help(parser.format_help())
 
 
+class _KeyRefused(argparse.Action):
+    def __call__(self, *_: object) -> NoReturn:
+        raise InvalidOption(
+            "A key does not belong into a cell or a command, which are saved: leave --api-key away and it is asked "
+            "for, hidden, or taken from MAGISTRAL_NB_API_KEY in the environment."
+        )
+
+
 def tokens(text: str) -> int:
     """A number of tokens as people write it.
 
@@ -89,6 +97,7 @@ def serve_options(prog: str) -> Parser:
     add("--no-wait", action="store_true", help="return at once; the boot goes on")
     add("--engine", metavar="here|PATH", help="this Python's vllm, or another environment or vllm command")
     add("--port", type=port, metavar="N", help="on 127.0.0.1; a free one is found otherwise")
+    add("--price-per-hour", type=float, metavar="P", help="of this machine, in any currency; answers then have a cost")
     add("--install", action="store_true", help="install the engine first where it is missing")
     add("--yes", action="store_true", help="do not ask before a large download")
     return parser
@@ -99,6 +108,9 @@ def reason_options(prog: str) -> Parser:
     parser = Parser(prog, "Ask a reasoning model; the thinking is streamed, the answer comes back.")
     add = parser.add_argument
     add("--quiet", action="store_true", help="one line instead of the thinking")
+    add(
+        "-n", "--samples", type=int, default=1, metavar="N", help="ask it so often at once; the first one is shown live"
+    )
     add("--thinking-budget", "--budget", type=tokens, metavar="N", help="thinking tokens at most, then the answer")
     add("--max-tokens", type=tokens, metavar="N", help="completion tokens at most, thinking included")
     add("--temperature", type=float, metavar="T", help="0 is greedy; the model's own otherwise")
@@ -110,11 +122,14 @@ def reason_options(prog: str) -> Parser:
 
 
 def connect_options(prog: str) -> Parser:
-    """Of %magistral_connect."""
-    parser = Parser(prog, "Connect to an OpenAI-compatible server that runs already.")
-    parser.add_argument("url", help="such as http://localhost:11434/v1")
-    parser.add_argument("--model", help="one of the server's; its first otherwise")
-    parser.add_argument("--name", default="default", help="under which it is known here")
+    """Of %magistral_connect and `magistral-nb connect`."""
+    parser = Parser(prog, "Connect to an OpenAI-compatible server that runs already, and see what it can.")
+    add = parser.add_argument
+    add("url", help="such as http://localhost:11434/v1, or unix:/run/vllm.sock")
+    add("--model", metavar="NAME", help="one of the server's; its first otherwise")
+    add("--name", default="default", help="under which it is known here")
+    add("--price-per-hour", type=float, metavar="P", help="of that machine, in any currency; answers then have a cost")
+    add("--api-key", action=_KeyRefused, help=argparse.SUPPRESS)
     return parser
 
 
@@ -220,7 +235,7 @@ def as_question(chosen: argparse.Namespace) -> dict[str, Any]:
     Raises:
         InvalidOption: the file behind --system cannot be read.
     """
-    names = ("server", "thinking_budget", "temperature", "top_p", "max_tokens", "seed")
+    names = ("server", "samples", "thinking_budget", "temperature", "top_p", "max_tokens", "seed")
     return {name: getattr(chosen, name) for name in names} | {"system": read_system(chosen.system)}
 
 

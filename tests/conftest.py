@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
+import atexit
 import json
+import ssl
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +20,11 @@ from scripted_model import write_scripted_model
 from stand_in import StandIn
 
 from magistral_nb import paths
-from magistral_nb.serving import boot, server
+from magistral_nb.asking import client
+from magistral_nb.serving import boot, connecting, server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -38,6 +44,14 @@ def make_home(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_certificates() -> Iterator[None]:
+    """No test speaks TLS, and to read the system's certificates costs each client 25 ms."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_, **__: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The home of all tests with a real engine: its servers are booted once for the whole run."""
@@ -50,14 +64,16 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Path]:
     """The folder that MAGISTRAL_NB_HOME names in this test."""
     shared = "shared_home" in request.fixturenames  # by way of a real server or a real JupyterLab
     folder = request.getfixturevalue("shared_home") if shared else make_home(tmp_path / "home")
     monkeypatch.setenv(paths.HOME_VARIABLE, str(folder))
     monkeypatch.setattr(server, "_here", server._Here())
-    monkeypatch.delenv(server.KEY_VARIABLE, raising=False)
-    return folder
+    for variable in (connecting.KEY_VARIABLE, "MISTRAL_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    yield folder
+    client.close_clients()
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +103,18 @@ def stand_in():
     """A scripted OpenAI-compatible server (no engine)."""
     with StandIn() as scripted:
         yield scripted
+
+
+@pytest.fixture
+def ctrl_c(stand_in: StandIn) -> Callable[..., None]:
+    """Ask for a Ctrl-C that comes when so many questions have arrived, and what is said to them."""
+
+    def interrupt(number: int) -> None:
+        stand_in.wait_for(number)
+        time.sleep(0.2)
+        _thread.interrupt_main()
+
+    return lambda number=1: threading.Thread(target=interrupt, args=(number,)).start()
 
 
 @pytest.fixture
@@ -120,11 +148,13 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def shell() -> Iterator[InteractiveShell]:
-    """A real IPython with the extension loaded."""
+    """A real IPython with the extension loaded; it leaves the user's own history alone."""
     from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
 
     InteractiveShell.clear_instance()
-    ipython = InteractiveShell.instance()
+    ipython = InteractiveShell.instance(config=Config(HistoryManager={"enabled": False}))
     ipython.run_line_magic("load_ext", "magistral_nb")
     yield ipython
     InteractiveShell.clear_instance()
+    atexit.unregister(ipython.atexit_operations)  # each would collect garbage when the run ends, 0.2 s long

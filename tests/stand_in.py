@@ -6,8 +6,9 @@
         ...  # ask at server.url
         assert server.requests[0].json["messages"][0]["content"] == "2+2?"
 
-Each question takes the next reply from the queue. /v1/models, /version, /tokenize and /health are always
-answered; `server.pages` holds what they answer with, and a test may add to it or take away.
+Each question takes the next reply from the queue. /v1/models, /version, /tokenize, /detokenize and /health are
+always answered; `server.pages` holds what they answer with, and a test may add to it or take away. So are the
+questions by which `connect` tries a server out, as vLLM would; a test of these themselves sets `tries = False`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 MODEL = "stand-in"
+TEST_QUESTION = "What is 347 × 58?"
 
 Ending = Literal["finish", "die", "hang"]
 
@@ -190,10 +193,19 @@ class StandIn:
     Attributes:
         requests: every question in the order of arrival, without what `pages` answered.
         pages: replies by path that need no queue.
+        tries: whether test questions are answered without the queue.
     """
 
-    def __init__(self, *, model: str = MODEL, max_model_len: int | None = 40960, version: str = "0.32.0") -> None:
-        card: dict[str, Any] = {"id": model, "object": "model", "created": 1_750_000_000, "owned_by": "vllm"}
+    def __init__(
+        self,
+        *,
+        model: str = MODEL,
+        max_model_len: int | None = 40960,
+        version: str = "0.32.0",
+        owned_by: str = "vllm",
+        unix: str | None = None,
+    ) -> None:
+        card: dict[str, Any] = {"id": model, "object": "model", "created": 1_750_000_000, "owned_by": owned_by}
         if max_model_len is not None:
             card |= {"root": model, "parent": None, "max_model_len": max_model_len, "permission": []}
         self.max_model_len = max_model_len
@@ -202,15 +214,19 @@ class StandIn:
             "/v1/models": answer({"object": "list", "data": [card]}),
             "/version": answer({"version": version}),
             "/health": Reply(),
+            "/detokenize": refuse(404, "Not Found"),
         }
+        self.tries = True
         self._replies: list[Reply] = []
         self._lock = threading.Lock()
         self._arrival = threading.Condition(self._lock)
         self._closing = threading.Event()
         self._sockets: set[socket.socket] = set()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
+        self._unix = unix
+        handler = partial(_Handler, self)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler) if unix is None else _UnixServer(unix, handler)
         self._server.daemon_threads = False  # so that closing waits for them, and none outlives its test
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="stand-in")
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.005,), name="stand-in")
 
     @property
     def root(self) -> str:
@@ -218,7 +234,7 @@ class StandIn:
 
     @property
     def url(self) -> str:
-        return f"{self.root}/v1"
+        return f"{self.root}/v1" if self._unix is None else f"unix:{self._unix}"
 
     def enqueue(self, *replies: Reply) -> None:
         with self._lock:
@@ -272,21 +288,45 @@ class StandIn:
             return self._tokenize(request.json)
         if request.method == "GET":
             return refuse(404, "Not Found")
+        if self.tries and (tried := _tried(request.json)) is not None:
+            return tried
         with self._lock:
             self.requests.append(request)
             self._arrival.notify_all()
         return self._take()
 
 
+def _tried(body: dict[str, Any]) -> Reply | None:
+    """What vLLM answers to a question of `connect`'s own; None is anybody else's question."""
+    messages = body.get("messages", [])
+    if not any(message["content"] == TEST_QUESTION for message in messages):
+        return None
+    if messages[-1]["role"] == "assistant":
+        return answer(
+            {"choices": [{"message": {"role": "assistant", "content": "347 × 58"}, "finish_reason": "length"}]}
+        )
+    ids = [7] if body.get("return_token_ids") else None
+    counts = {"usage": {"completion_tokens": 1}} if body["stream_options"].get("continuous_usage_stats") else {}
+    return deltas([role(), *[delta({"reasoning": "347"}, token_ids=ids, **counts)] * 4, finish("length"), done()])
+
+
+class _UnixServer(ThreadingHTTPServer):
+    address_family = socket.AF_UNIX
+
+    def server_bind(self) -> None:
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = "localhost", 0
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # a chunk is a packet
 
     def __init__(self, stand_in: StandIn, *connection: Any) -> None:
         self._stand_in = stand_in
         super().__init__(*connection)
 
     def setup(self) -> None:
+        self.disable_nagle_algorithm = self.request.family == socket.AF_INET  # a chunk is a packet
         super().setup()
         with self._stand_in._lock:
             self._stand_in._sockets.add(self.connection)

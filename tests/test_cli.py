@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from stand_in import content, deltas, done, finish, reasoning, refuse, usage
 
-from magistral_nb import cli
+from magistral_nb import Answer, Answers, cli, errors
 
 GOOD = [reasoning("2 + 2 = 4.", [1, 2, 3]), content("It is 4.", [4]), finish("stop"), usage(9, 5, 3), done()]
 
@@ -24,6 +24,32 @@ def test_ask_streams_thinking_to_stderr_and_answer_to_stdout(stand_in, capsys):
     assert shown.out.strip() == "It is 4."
     assert "2 + 2 = 4." in shown.err
     assert stand_in.requests[0].json["messages"][-1]["content"] == "What is 2+2?"
+
+
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+def test_ask_several_times_writes_each_answer_once(stand_in, capsys, quiet):
+    stand_in.enqueue(deltas(GOOD), deltas(GOOD))
+    assert cli.main(["ask", "--server", stand_in.url, "-n", "2", "2+2?", *quiet]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "1. It is 4.\n\n2. It is 4.\n"
+    assert shown.err.count("2 + 2 = 4.") == (0 if quiet else 1)
+
+
+def test_one_of_several_that_failed_is_a_failure(stand_in, capsys):
+    stand_in.enqueue(refuse(400, "no room"), deltas(GOOD))
+    assert cli.main(["ask", "--server", stand_in.url, "--samples", "2", "2+2?"]) == 1
+    out = capsys.readouterr().out
+    assert "It is 4." in out
+    assert "no room" in out
+
+
+def test_what_several_had_said_when_they_were_interrupted_is_written(stand_in, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise errors.Interrupted(Answers([Answer(prompt="?", thinking="", text="fo", finish_reason="stop", id="0")]))
+
+    monkeypatch.setattr("magistral_nb.asking.reason.reason", interrupted)
+    assert cli.main(["ask", "-n", "2", "2+2?"]) == 130
+    assert capsys.readouterr().out == "1. fo\n"
 
 
 def test_ask_reads_a_pipe(stand_in, capsys, monkeypatch):
@@ -51,6 +77,10 @@ def test_an_answer_that_broke_off_is_a_failure(stand_in, capsys):
         (["serve", "--port", "99999"], "is no port"),
         (["logs", "--lines", "0", "x"], "No server 'x'"),
         (["ask", "--temperature", "nan", "2+2?"], "temperature is nan"),
+        (["ask", "-n", "0", "2+2?"], "samples is 0"),
+        (["ask", "-n", "two", "2+2?"], "invalid int value"),
+        (["serve", "--price-per-hour", "inf"], "price_per_hour is inf"),
+        (["serve", "--price-per-hour", "free"], "invalid float value"),
         (["ask", "--server", "http://a:b@c", "2+2?"], "password"),
         (["logs"], "No server"),
     ],
@@ -159,7 +189,7 @@ def test_a_model_of_a_server_elsewhere(stand_in, capsys):
 
 
 def test_a_large_download_asks_first(capsys, monkeypatch):
-    from magistral_nb import commands, errors
+    from magistral_nb import commands
 
     monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
     with pytest.raises(errors.InvalidOption, match="--yes"):

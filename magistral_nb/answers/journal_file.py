@@ -87,9 +87,9 @@ class JournalFile:
             with contextlib.suppress(sqlite3.Error):  # a row too many does no harm, waiting here would
                 self._db.execute("PRAGMA busy_timeout = 0")
                 self._db.execute(
-                    """DELETE FROM writers WHERE number = ?1
-                    AND NOT EXISTS (SELECT 1 FROM answers WHERE writer = ?1 AND finish_reason IS NULL)""",
-                    (self._me,),
+                    """DELETE FROM writers WHERE number = :me
+                    AND NOT EXISTS (SELECT 1 FROM answers WHERE writer = :me AND finish_reason IS NULL)""",
+                    {"me": self._me},
                 )
         self._db.close()
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from magistral_nb.answers.answer import Answer, Usage
+from magistral_nb.answers.answer import Answer
 
 if TYPE_CHECKING:
     import sqlite3
@@ -28,9 +27,8 @@ def as_answer(db: sqlite3.Connection, row: tuple[Any, ...]) -> Answer:
     """The Answer of one of SELECT's rows; one that was never finished is an error with all its pieces."""
     number, key, created, prompt, model, server, thinking, text, fields, _writer = row
     if fields is not None:
-        rest = _known(json.loads(fields), Answer)
-        rest["usage"] = Usage(**_known(rest.get("usage", {}), Usage))
-        return Answer(prompt=loaded(prompt), thinking=loaded(thinking), text=loaded(text), **rest)
+        texts = {"prompt": loaded(prompt), "thinking": loaded(thinking), "text": loaded(text)}
+        return Answer.from_dict(json.loads(fields) | texts)
     pieces: dict[str, list[str]] = {"thinking": [], "text": []}
     last = created
     found = db.execute("SELECT kind, piece, at FROM pieces WHERE answer = ? ORDER BY number", (number,))
@@ -50,28 +48,13 @@ def as_answer(db: sqlite3.Connection, row: tuple[Any, ...]) -> Answer:
     )
 
 
-def _known(values: dict[str, Any], kind: type[Answer | Usage]) -> dict[str, Any]:
-    """Those values that are fields today."""
-    names = {field.name for field in dataclasses.fields(kind)}
-    return {name: value for name, value in values.items() if name in names}
-
-
 def fields_json(answer: Answer) -> str:
     """All of an Answer but its long texts; what looks like a key in its error is left out."""
-    values = {field.name: getattr(answer, field.name) for field in dataclasses.fields(answer)}
-    for name in TEXTS:
+    values = answer.to_dict()
+    for name in (*TEXTS, "tokens_per_second"):
         del values[name]
     values["error"] = None if answer.error is None else without_keys(answer.error)
-    return json.dumps(values, default=_plain, skipkeys=True)
-
-
-def _plain(value: Any) -> Any:
-    """A parsed answer's objects as JSON has them."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    if callable(dump := getattr(value, "model_dump", None)):  # pydantic's
-        return dump(mode="json")
-    return str(value)
+    return json.dumps(values)
 
 
 def without_keys(text: str) -> str:

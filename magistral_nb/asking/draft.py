@@ -7,12 +7,12 @@ import uuid
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from magistral_nb.answers.answer import Answer, FinishReason, Usage
-from magistral_nb.asking.events import Event, Finished, PromptCounted, Said, Thinking, UsageReported
+from magistral_nb.answers.answer import FINISH_REASONS, Answer, FinishReason, Usage
+from magistral_nb.asking.events import Event, Finished, Noted, PromptCounted, Said, Thinking, UsageReported
+
+_SECONDS_PER_HOUR = 3600
 
 State = Literal["waiting", "thinking", "answering", "done"]
-
-_FINISH_REASONS = ("stop", "length", "budget", "interrupted", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +42,21 @@ class Draft:
         '4'
     """
 
-    def __init__(self, prompt: str, *, model: str, server: str) -> None:
+    def __init__(self, prompt: str, *, model: str, server: str, price_per_hour: float | None = None) -> None:
         """Start the clock: the question is sent now."""
         self.prompt, self.model, self.server = prompt, model, server
+        self._price_per_hour = price_per_hour
         self.id = uuid.uuid4().hex
         self._started = time.monotonic()
         self._first: float | None = None
         self._last = self._started
         self._thinking: list[str] = []
         self._text: list[str] = []
+        self._notes: list[str] = []
         self._thinking_tokens: int | None = 0
         self._answer_tokens: int | None = 0
         self._prompt_tokens: int | None = None
+        self._running_tokens: int | None = None  # where no chunk tells its own
         self._reported = UsageReported()
         self._reason: str | None = None
         self._state: State = "waiting"
@@ -74,6 +77,11 @@ class Draft:
                 return
             case UsageReported():
                 self._reported = event
+                if self._state == "thinking":  # running usage, or the whole of a thought that was cut
+                    self._running_tokens = event.completion_tokens
+                return
+            case Noted(text):
+                self._notes.append(text)
                 return
             case Finished(reason, choice=0):
                 self._reason = reason
@@ -95,31 +103,35 @@ class Draft:
     def progress(self) -> Progress:
         """Where the stream stands now."""
         now = time.monotonic()
-        tokens = _sum(self._thinking_tokens, self._answer_tokens)
+        thinking_tokens = self._running_tokens if self._thinking_tokens is None else self._thinking_tokens
+        tokens = _sum(thinking_tokens, self._answer_tokens)
         rate = None
         if tokens and self._first is not None and now > self._first:
             rate = tokens / (now - self._first)
-        return Progress(self._state, now - self._started, self._thinking_tokens, rate)
+        return Progress(self._state, now - self._started, thinking_tokens, rate)
 
     def answer(self, finish_reason: FinishReason | None = None, error: str | None = None) -> Answer:
         """The Answer so far; `finish_reason` overrides what the stream said of its end."""
         reason = finish_reason or self._reason or "error"
         if reason == "abort":  # vLLM's word for a request that it gave up
             reason = "error"
-        elif reason not in _FINISH_REASONS:  # "tool_calls", "content_filter": an end all the same
+        elif reason not in FINISH_REASONS:  # "tool_calls", "content_filter": an end all the same
             reason = "stop"
+        seconds, price = self._last - self._started, self._price_per_hour
         return Answer(
             prompt=self.prompt,
             thinking="".join(self._thinking),
             text="".join(self._text),
             finish_reason=cast("FinishReason", reason),
             usage=self._usage(),
-            seconds=self._last - self._started,
+            seconds=seconds,
             time_to_first_token=None if self._first is None else self._first - self._started,
             model=self.model,
             server=self.server,
             id=self.id,
             error=error,
+            cost=None if price is None else seconds * price / _SECONDS_PER_HOUR,
+            notes=tuple(self._notes),
         )
 
     def _usage(self) -> Usage:
@@ -127,7 +139,7 @@ class Draft:
         reported = self._reported
         thinking = reported.thinking_tokens
         if thinking is None:
-            thinking = self._thinking_tokens
+            thinking = self._running_tokens if self._thinking_tokens is None else self._thinking_tokens
         completion = reported.completion_tokens
         if completion is None:
             completion = _sum(self._thinking_tokens, self._answer_tokens)

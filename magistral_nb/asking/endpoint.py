@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+UNIX = "unix:"  # begins the address of a server that listens on a Unix socket
+
 _THINK_PARTS = re.compile(r"\[THINK\](.*?)\[/THINK\]", re.DOTALL)
 
 
@@ -32,6 +34,7 @@ class Abilities:
         running_usage: reports its counts with every chunk (continuous_usage_stats).
         tokenize: has vLLM's /tokenize and /detokenize.
         continuation: goes on from a thought that is closed where it was cut.
+        budget_field: a request's field that caps the thinking, where a trial has shown that it works.
     """
 
     usage: bool = True
@@ -39,6 +42,7 @@ class Abilities:
     running_usage: bool = False
     tokenize: bool = False
     continuation: bool = False
+    budget_field: str | None = None
 
 
 VLLM = Abilities(token_ids=True, running_usage=True, tokenize=True, continuation=True)
@@ -90,9 +94,14 @@ class Endpoint:
     price_per_hour: float | None = None
 
     @property
+    def http_url(self) -> str:
+        """The address as requests name it; behind a Unix socket the host means nothing."""
+        return "http://localhost/v1" if self.base_url.startswith(UNIX) else self.base_url
+
+    @property
     def root_url(self) -> str:
-        """The address without "/v1", where vLLM keeps /tokenize and /health."""
-        return self.base_url.removesuffix("/").removesuffix("/v1")
+        """The same without "/v1", where vLLM keeps /tokenize and /health."""
+        return self.http_url.removesuffix("/").removesuffix("/v1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,13 +178,15 @@ def chat_request(endpoint: Endpoint, question: Question, max_tokens: int | None)
         "top_p": sampling.top_p if question.top_p is None else question.top_p,
         "max_tokens": max_tokens,
         "seed": question.seed,
+        "reasoning_effort": endpoint.reasoning_effort,
     }
     body: dict[str, Any] = {
         "model": endpoint.model,
         "messages": messages(endpoint, question),
         "stream": True,
-        "stream_options": {"include_usage": True},
     }
+    if endpoint.can.usage:
+        body["stream_options"] = {"include_usage": True}
     body |= {name: value for name, value in wished.items() if value is not None}
     if endpoint.can.token_ids:
         body["return_token_ids"] = True  # counts thinking tokens in constant time per chunk

@@ -55,4 +55,11 @@ class Finished:
     choice: int = 0
 
 
-Event = Thinking | Said | PromptCounted | UsageReported | Finished
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What the asker should know of how the answer comes about, in one line, such as that a limit was lowered."""
+
+    text: str
+
+
+Event = Thinking | Said | PromptCounted | UsageReported | Finished | Noted

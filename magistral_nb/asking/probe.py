@@ -1,15 +1,47 @@
-"""What an endpoint is and has, found out by asking it."""
+"""What an endpoint is and which models it has, found out by asking it."""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from magistral_nb.asking.endpoint import Endpoint
-from magistral_nb.asking.exchange import explain, new_client
+from magistral_nb.asking.client import client_for, explain
 from magistral_nb.errors import Rejected
 
-_SECONDS = 10.0
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import openai
+
+    from magistral_nb.asking.endpoint import Endpoint
+
+Kind = Literal["vLLM", "Mistral's API", "Ollama", "LM Studio", "llama.cpp", "OpenAI-compatible"]
+
+_SECONDS = 10.0  # for the list of models
+_ASIDE_SECONDS = 3.0  # for each page that tells more
+_OWNERS: dict[str, Kind] = {
+    "vllm": "vLLM",
+    "llamacpp": "llama.cpp",
+    "organization_owner": "LM Studio",
+    "library": "Ollama",
+}
+_CONTEXT_FIELDS = ("max_model_len", "max_context_length", "context_length", "context_window")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model of an endpoint.
+
+    Attributes:
+        name: as requests name it.
+        context: context length in tokens; None if not told.
+        root: the folder or repository that it was loaded from; None if not told.
+    """
+
+    name: str
+    context: int | None = None
+    root: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,16 +49,18 @@ class Found:
     """What a probe saw.
 
     Attributes:
-        models: name of each model served, with its context length in tokens where that is told.
-        is_vllm: whether it is a vLLM.
+        kind: of server.
+        version: of the server; None if not told.
+        models: in the server's order.
     """
 
-    models: dict[str, int | None]
-    is_vllm: bool
+    kind: Kind
+    version: str | None
+    models: tuple[Model, ...]
 
 
-def probe(base_url: str, api_key: str | None) -> Found:
-    """Ask an endpoint for its models and its version; at most 10 seconds for each.
+def probe(endpoint: Endpoint) -> Found:
+    """Ask an endpoint what it is and what it has; at most 10 seconds, and 3 for each page beside the list.
 
     Raises:
         Unreachable: nothing answers there.
@@ -35,20 +69,85 @@ def probe(base_url: str, api_key: str | None) -> Found:
     """
     import openai
 
-    with new_client(Endpoint(base_url, "", api_key=api_key)) as client:
-        hasty = client.with_options(timeout=_SECONDS, max_retries=0)
-        try:
-            listed: Any = hasty.get("/models", cast_to=object)
-        except openai.OpenAIError as error:
-            raise explain(error, base_url) from error
-        try:
-            version: Any = hasty.get(f"{base_url.removesuffix('/v1')}/version", cast_to=object)
-        except openai.OpenAIError:
-            version = None
+    client = client_for(endpoint)
+    hasty = client.with_options(timeout=_SECONDS)
     try:
-        models = {entry["id"]: entry.get("max_model_len") for entry in listed["data"]}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise Rejected(f"{base_url}/models lists no models: is this an OpenAI-compatible server?") from error
-    # Ollama and llama.cpp answer there too; only vLLM lists max_model_len as well.
-    is_vllm = isinstance(version, dict) and "version" in version and any(models.values())
-    return Found(models, is_vllm)
+        listed: Any = hasty.get("/models", cast_to=object)
+    except openai.OpenAIError as error:
+        raise explain(error, endpoint) from error
+    try:
+        entries = [dict(entry) for entry in listed["data"]]
+        models = tuple(_model(entry) for entry in entries)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Rejected(f"{endpoint.base_url}/models lists no models: is this an OpenAI-compatible server?") from error
+    kind, pages = kind_of(entries), _Pages(client.with_options(timeout=_ASIDE_SECONDS), endpoint.root_url)
+    if kind == "OpenAI-compatible" and "version" in pages.get("/api/version"):
+        kind = "Ollama"  # whose own models are nobody's library
+    return Found(kind, pages.get(_VERSION_PAGE.get(kind, "")).get("version"), _with_contexts(models, kind, pages))
+
+
+def kind_of(entries: Sequence[dict[str, Any]]) -> Kind:
+    """The kind of server, told by how it lists its models.
+
+    Example:
+        >>> kind_of([{"id": "magistral", "object": "model", "owned_by": "library"}])
+        'Ollama'
+    """
+    for entry in entries:
+        capabilities = entry.get("capabilities")
+        if isinstance(capabilities, dict) and "completion_chat" in capabilities:
+            return "Mistral's API"
+        if kind := _OWNERS.get(str(entry.get("owned_by"))):
+            return kind
+    return "OpenAI-compatible"
+
+
+_VERSION_PAGE = {"vLLM": "/version", "Ollama": "/api/version"}
+
+
+class _Pages:
+    """Pages beside the API, at the server's root; one that is not there is empty."""
+
+    def __init__(self, client: openai.OpenAI, root_url: str) -> None:
+        self._client, self._root_url = client, root_url
+
+    def get(self, path: str) -> dict[str, Any]:
+        import openai
+
+        page: Any = None
+        if path:
+            with contextlib.suppress(openai.OpenAIError):
+                page = self._client.get(f"{self._root_url}{path}", cast_to=object)
+        return page if isinstance(page, dict) else {}
+
+
+def _model(entry: dict[str, Any]) -> Model:
+    told = (entry.get(name) for name in _CONTEXT_FIELDS)
+    context = next((value for value in told if isinstance(value, int) and value > 0), None)
+    root = entry.get("root")
+    return Model(str(entry["id"]), context, root if isinstance(root, str) else None)
+
+
+def _with_contexts(models: tuple[Model, ...], kind: Kind, pages: _Pages) -> tuple[Model, ...]:
+    """The models with the context that the server runs them with, where another page tells that."""
+    told: dict[str, Any] = {}
+    if kind == "llama.cpp":
+        settings = pages.get("/props").get("default_generation_settings")
+        if isinstance(settings, dict):
+            told = {model.name: settings.get("n_ctx") for model in models}
+    elif kind == "LM Studio":
+        told = {
+            str(entry.get("id")): entry.get("loaded_context_length") or entry.get("max_context_length")
+            for entry in _entries(pages.get("/api/v0/models"), "data")
+        }
+    elif kind == "Ollama":  # only what is loaded has a context
+        told = {str(e.get("name")): e.get("context_length") for e in _entries(pages.get("/api/ps"), "models")}
+    return tuple(
+        Model(model.name, told[model.name], model.root) if isinstance(told.get(model.name), int) else model
+        for model in models
+    )
+
+
+def _entries(page: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    value = page.get(name)
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []

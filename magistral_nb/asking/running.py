@@ -6,7 +6,6 @@ elsewhere. The thread fills the draft itself: an interrupt of the caller loses n
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import queue
 import threading
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     Explain = Callable[[MagistralError], MagistralError]
 
 _TICK_SECONDS = 0.05  # how often views are fed
-_FAREWELL_SECONDS = 1.0  # how long a stopped stream may take to hand over what it has read
+FAREWELL_SECONDS = 1.0  # how long a stopped stream may take to hand over what it has read
 
 
 class Running:
@@ -56,7 +55,9 @@ class Running:
             explain: may know better why it failed, such as that the server has died.
             when_over: called in the reading thread once the stream has ended.
         """
-        self.draft = Draft(question.text, model=endpoint.model, server=endpoint.server)
+        self.draft = Draft(
+            question.text, model=endpoint.model, server=endpoint.server, price_per_hour=endpoint.price_per_hour
+        )
         self.error: BaseException | None = None
         self._stream = Stream(endpoint, question)
         self._arrived: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -70,7 +71,7 @@ class Running:
     def _read(self) -> None:
         try:
             self._collect()
-            self._journal.finish(self._outcome())
+            self._journal.finish(self.outcome())
         finally:
             self._over.set()
             if self._when_over is not None:
@@ -106,26 +107,35 @@ class Running:
             answer = self.answer()
         except KeyboardInterrupt:
             self.stop()
-            answer = self._outcome()
+            answer = self.outcome()
             for view in views:
                 view.close(answer)
             raise Interrupted(answer) from None
         except MagistralError:
             for view in views:
-                view.close(self._outcome())
+                view.close(self.outcome())
             raise
         except BaseException:  # a view has failed, such as a pipe that was closed: hang up and tell
-            self._stream.stop()
+            self.hang_up()
             raise
         for view in views:
             view.close(answer)
         return answer
 
-    def stop(self) -> None:
-        """End the stream; what it had read by then is in the draft when this returns."""
-        self._stream.stop()
+    def stop(self, patience: float = FAREWELL_SECONDS) -> None:
+        """End the stream; what it had read by then is in the draft when this returns.
+
+        Args:
+            patience: how long to wait for that, in seconds.
+        """
+        self.hang_up()
         if threading.current_thread() is not self._thread:
-            self._thread.join(_FAREWELL_SECONDS)
+            self._thread.join(patience)
+
+    def hang_up(self) -> None:
+        """End the stream, if it has not ended by itself, and wait for nothing."""
+        if not self._over.is_set():
+            self._stream.stop()
 
     def answer_now(self) -> bool:
         """End the thinking only; see Stream.answer_now."""
@@ -137,12 +147,17 @@ class Running:
         Raises:
             AskFailed: it failed before the first token; later failures are told in the Answer.
         """
-        told = isinstance(self.error, MagistralError) and self.draft.began
-        if self.error is not None and not self._stream.stopped and not told:
-            raise self.error
-        return self._outcome()
+        if self.failure is not None:
+            raise self.failure
+        return self.outcome()
 
-    def _outcome(self) -> Answer:
+    @property
+    def failure(self) -> BaseException | None:
+        """What `answer` raises, if anything."""
+        told = isinstance(self.error, MagistralError) and self.draft.began
+        return None if self._stream.stopped or told else self.error
+
+    def outcome(self) -> Answer:
         """The Answer as it stands, however it ended."""
         if self.draft.progress.state == "done":  # a stop that came after the end changes nothing
             return self.draft.answer()
@@ -161,25 +176,3 @@ class Running:
             while True:
                 events.append(self._arrived.get_nowait())
         return events, over
-
-
-async def arun(endpoint: Endpoint, question: Question, explain: Explain | None = None) -> Answer:
-    """Ask without blocking the event loop; cancelling the task stops the server's work as well.
-
-    Raises:
-        AskFailed: the endpoint failed before the first token.
-    """
-    loop = asyncio.get_running_loop()
-    over = asyncio.Event()
-
-    def when_over() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
-            loop.call_soon_threadsafe(over.set)
-
-    running = Running(endpoint, question, explain=explain, when_over=when_over)
-    try:
-        await over.wait()
-    except asyncio.CancelledError:
-        running._stream.stop()  # noqa: SLF001 - never joins: the event loop must not wait
-        raise
-    return running.answer()

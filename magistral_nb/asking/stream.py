@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from magistral_nb.asking.client import client_for, explain
 from magistral_nb.asking.endpoint import Endpoint, Question, answer_request, chat_request, fit_max_tokens, messages
-from magistral_nb.asking.events import Finished, PromptCounted, Said, Thinking, UsageReported
-from magistral_nb.asking.exchange import Exchange, client_for, explain
+from magistral_nb.asking.events import Finished, Noted, PromptCounted, Said, Thinking, UsageReported
+from magistral_nb.asking.exchange import Exchange
+from magistral_nb.asking.system_prompt import note_on_replacing
 from magistral_nb.errors import Rejected
 
 if TYPE_CHECKING:
@@ -15,6 +19,10 @@ if TYPE_CHECKING:
 
     from magistral_nb.asking.events import Event
     from magistral_nb.asking.trace import Begins
+
+_MARKS = 2  # tokens around a closed thought
+_running: Counter[str] = Counter()  # streams on their way, by address
+_lock = threading.Lock()
 
 
 class Stream:
@@ -25,7 +33,7 @@ class Stream:
     A budget of N lets the model think for at most N tokens. The stream is closed when the thought goes on
     past them, and the answer is asked for by continuing from the closed thought: vLLM's own
     `thinking_token_budget` does nothing with a Mistral tokenizer. A thought that ends by itself before is left
-    alone.
+    alone. Where an endpoint cannot go on from a closed thought, its own way is used if a trial has shown one.
     """
 
     def __init__(self, endpoint: Endpoint, question: Question) -> None:
@@ -44,25 +52,25 @@ class Stream:
             Rejected: also where a budget is asked for and the endpoint cannot keep one.
             AskFailed: see Exchange.events.
         """
+        if note := note_on_replacing(self.endpoint.system_prompt, self.question.system):
+            yield Noted(note)
         budget = self.question.thinking_budget
-        if budget is not None and not self.endpoint.can.continuation:
-            raise Rejected(
-                f"{self.endpoint.base_url} cannot keep a thinking budget, since it neither counts tokens nor continues "
-                "a thought as vLLM does: leave --budget away, or use --max-tokens."
-            )
-        thought = _Thought(budget)
-        if budget != 0:
-            yield from self._think(thought)
-            if self.stopped or not (thought.is_cut or self._hurried):
+        with _counted(self.endpoint) as others:
+            if budget is not None and not self.endpoint.can.continuation:
+                yield from self._by_own_budget(budget)
                 return
-        yield from self._answer(thought)
+            thought = _Thought(budget)
+            if budget != 0:
+                yield from self._think(thought, alone=not others)
+                if self.stopped or not (thought.is_cut or self._hurried):
+                    return
+            yield from self._answer(thought)
 
     def stop(self) -> None:
         """End the stream now, also while it waits for the first token; the server stops generating."""
         with self._lock:
             self.stopped = True
-            if self._exchange is not None:
-                self._exchange.cut()
+            self._hang_up()
 
     def answer_now(self) -> bool:
         """End the thinking only, and ask for the answer at once.
@@ -74,27 +82,24 @@ class Stream:
             if not self._thinks or self.stopped or not self.endpoint.can.continuation:
                 return False
             self._hurried = True
-            if self._exchange is not None:
-                self._exchange.cut()
+            self._hang_up()
             return True
 
-    def _think(self, thought: _Thought) -> Iterator[Event]:
-        limit = self._max_tokens()
-        exchange = self._begin(chat_request(self.endpoint, self.question, limit))
+    def _hang_up(self) -> None:
+        if self._exchange is not None:
+            self._exchange.cut()
+
+    def _think(self, thought: _Thought, *, alone: bool) -> Iterator[Event]:
+        limit = self._fitted()
+        body = chat_request(self.endpoint, self.question, limit)
+        if alone and self.endpoint.can.running_usage and not self.endpoint.can.token_ids:
+            # Costs the server the length of the trace for every chunk: bearable for one stream, not for many.
+            body["stream_options"]["continuous_usage_stats"] = True
+        exchange = self._begin(body)
         for event in exchange.events():
             match event:
                 case Thinking():
-                    if event.tokens is None and self.question.thinking_budget is not None:
-                        exchange.cut()
-                        raise Rejected(
-                            f"{self.endpoint.base_url} does not count thinking tokens, so no budget can be kept: use "
-                            "vLLM 0.11 or newer, or --max-tokens."
-                        )
-                    kept = thought.take(event)
-                    if thought.is_cut and thought.text_is_due:
-                        kept = Thinking(thought.rest_of(self._detokenize(thought.ids)), kept.tokens, kept.ids)
-                    if kept.text or kept.tokens:
-                        yield kept
+                    yield from self._kept(event, thought)
                     if thought.is_cut:
                         exchange.cut()
                         break
@@ -109,15 +114,31 @@ class Stream:
                         thought.is_cut = True
                         break
                     yield event
+                case Finished("length"):
+                    yield from self._note_on_length(by_context=limit is None or limit != self.question.max_tokens)
+                    yield event
                 case _:
                     yield event
+
+    def _kept(self, event: Thinking, thought: _Thought) -> Iterator[Event]:
+        """The part of a piece that the budget allows."""
+        if event.tokens is None and self.question.thinking_budget is not None:
+            self._hang_up()
+            raise Rejected(
+                f"{self.endpoint.base_url} does not count thinking tokens, so no budget can be kept: use "
+                "vLLM 0.11 or newer, or --max-tokens."
+            )
+        kept = thought.take(event)
+        if thought.is_cut and thought.text_is_due:
+            kept = Thinking(thought.rest_of(self._detokenize(thought.ids)), kept.tokens, kept.ids)
+        if kept.text or kept.tokens:
+            yield kept
 
     def _answer(self, thought: _Thought) -> Iterator[Event]:
         """The second exchange: the answer alone, from a thought that is closed where it was cut."""
         with self._lock:
             self._thinks = False
-        wished = self.question.max_tokens
-        left = None if wished is None else max(1, wished - thought.tokens)
+        left = self._left(thought)
         exchange = self._begin(answer_request(self.endpoint, self.question, thought.text, left), begins="answer")
         for event in exchange.events():
             match event:
@@ -127,10 +148,43 @@ class Stream:
                     yield UsageReported(both, total, thought.tokens)
                 case Finished("stop"):
                     yield Finished("budget")
+                case Finished("length"):
+                    yield from self._note_on_length(by_context=left is None)
+                    yield event
                 case PromptCounted():
                     continue
                 case _:
                     yield event
+
+    def _by_own_budget(self, budget: int) -> Iterator[Event]:
+        """One exchange whose thinking the endpoint itself ends, where it was seen to keep to that."""
+        endpoint = self.endpoint
+        limit = self._fitted()
+        body = chat_request(endpoint, self.question, limit)
+        if budget == 0 and endpoint.reasoning_effort is not None:
+            body["reasoning_effort"] = "none"
+        elif endpoint.can.budget_field is not None:
+            body[endpoint.can.budget_field] = budget
+        else:
+            raise Rejected(
+                f"{endpoint.base_url} cannot keep a thinking budget, since it neither goes on from a closed thought, "
+                "as vLLM does, nor keeps one itself: leave --budget away, or use --max-tokens."
+            )
+        thought, finished = 0, None
+        for event in self._begin(body).events():
+            match event:
+                case Finished():
+                    finished = event
+                    continue
+                case Thinking():
+                    thought += event.tokens or 0
+                case UsageReported():
+                    thought = event.thinking_tokens or thought
+            yield event
+        if finished == Finished("stop") and thought >= budget:
+            yield Finished("budget")
+        elif finished is not None:
+            yield finished
 
     def _begin(self, body: dict[str, Any], *, begins: Begins = "anyhow") -> Exchange:
         with self._lock:
@@ -139,7 +193,8 @@ class Stream:
                 self._exchange.cut()
             return self._exchange
 
-    def _max_tokens(self) -> int | None:
+    def _fitted(self) -> int | None:
+        """The wished max_tokens, or what the context leaves; None lets the server take all that it leaves."""
         wished, context = self.question.max_tokens, self.endpoint.context
         # Without a wish vLLM fits it by itself; only a very long question needs a word of ours before.
         is_short = len(self.question.text) < (context or 0)
@@ -153,6 +208,26 @@ class Stream:
                 "or serve a model with a longer one (--context)."
             )
         return fitted
+
+    def _left(self, thought: _Thought) -> int | None:
+        """What a thought leaves of max_tokens; None where the context leaves less than that."""
+        wished, context = self.question.max_tokens, self.endpoint.context
+        if wished is None:
+            return None
+        left = max(1, wished - thought.tokens)
+        if context is None or not self.endpoint.can.tokenize:
+            return left
+        prompt_tokens = thought.prompt_tokens or self._count_prompt()
+        return left if left < context - prompt_tokens - thought.tokens - _MARKS else None
+
+    def _note_on_length(self, *, by_context: bool) -> Iterator[Event]:
+        """Say so where it was the context that ended a reply, and not the wished max_tokens."""
+        context = self.endpoint.context
+        if by_context and context is not None and self.endpoint.can.tokenize:
+            yield Noted(
+                f"Cut by the context of {context:,} tokens: a longer one, or a thinking budget, leaves more to the "
+                "answer."
+            )
 
     def _count_prompt(self) -> int:
         chat = messages(self.endpoint, self.question)
@@ -168,12 +243,27 @@ class Stream:
         import openai
 
         try:
-            reply: Any = client_for(self.endpoint).post(f"{self.endpoint.root_url}{path}", cast_to=object, body=body)
+            client = client_for(self.endpoint).with_options(max_retries=2)
+            reply: Any = client.post(f"{self.endpoint.root_url}{path}", cast_to=object, body=body)
         except openai.OpenAIError as error:
-            raise explain(error, self.endpoint.base_url) from error
+            raise explain(error, self.endpoint) from error
         if not isinstance(reply, dict):
             raise Rejected(f"{self.endpoint.root_url}{path} answered with no JSON object: is this a vLLM?")
         return reply
+
+
+@contextmanager
+def _counted(endpoint: Endpoint) -> Iterator[int]:
+    """How many other streams of this process ask there already; this one counts while the block runs."""
+    where = endpoint.base_url
+    with _lock:
+        others = _running[where]
+        _running[where] += 1
+    try:
+        yield others
+    finally:
+        with _lock:
+            _running[where] -= 1
 
 
 class _Thought:

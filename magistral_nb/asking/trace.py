@@ -52,7 +52,7 @@ MARKS: Marks = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
 
 # [THINK] and [/THINK] in tekken.json of Magistral-Small-2507 and 2509. No other vocabulary has an ordinary
 # token there that could begin a trace.
-_OPEN_ID, _CLOSE_ID = 34, 35
+THINK_IDS = _OPEN_ID, _CLOSE_ID = 34, 35
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 

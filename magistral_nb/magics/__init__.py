@@ -26,7 +26,7 @@ End a server and all its processes."""
 _HISTORY = """%magistral_history [WORDS | ID] [--since AGE] [--server NAME] [--limit N]
 
 Find the answers that were kept, as a DataFrame; with an id, show one again with its trace."""
-_REASON = """%%reason [-o NAME] [--quiet] [--max-tokens N] [--temperature T] [--system TEXT|@FILE] …
+_REASON = """%%reason [-o NAME] [-n N] [--quiet] [--max-tokens N] [--temperature T] [--system TEXT|@FILE] …
 QUESTION
 
 Ask the model; the thinking is streamed, the answer is the cell's value. {name} inserts a variable.

@@ -13,13 +13,14 @@ from magistral_nb.magics.shown import is_rich
 
 if TYPE_CHECKING:
     from magistral_nb.answers.answer import Answer
+    from magistral_nb.answers.answers import Answers
     from magistral_nb.views import View
 
 
-def reason(ipython: Any, line: str, cell: str | None) -> Answer | None:
-    """Ask; the Answer is the cell's value and, with -o, a variable."""
+def reason(ipython: Any, line: str, cell: str | None) -> Answer | Answers | None:
+    """Ask; the Answer, or with -n the Answers, is the cell's value and, with -o, a variable."""
     parser = options.reason_options("%reason" if cell is None else "%%reason")
-    parser.add_argument("-o", dest="output", metavar="NAME", help="assign the Answer to this variable")
+    parser.add_argument("-o", dest="output", metavar="NAME", help="assign the Answer, or the Answers, to this variable")
     parser.add_argument("--folded", action="store_true", help="keep the thinking folded while it streams")
     words, rest = options.split_question(line, parser)
     chosen = parser.parse_args([interpolate(word, ipython.user_ns) for word in words])
@@ -32,7 +33,7 @@ def reason(ipython: Any, line: str, cell: str | None) -> Answer | None:
     if chosen.output is not None and not _is_name(chosen.output):
         raise InvalidOption(f"-o {chosen.output}: this cannot name a variable, try -o answer.")
     try:
-        answer = ask(
+        answer: Answer | Answers = ask(
             interpolate(rest if cell is None else cell, ipython.user_ns),
             **options.as_question(chosen),
             views=[_view(ipython, quiet=chosen.quiet, folded=chosen.folded)],
@@ -51,7 +52,7 @@ def _is_name(text: str) -> bool:
     return text.isidentifier() and not keyword.iskeyword(text)
 
 
-def _assign(ipython: Any, name: str | None, answer: Answer) -> None:
+def _assign(ipython: Any, name: str | None, answer: Answer | Answers) -> None:
     if name is not None:
         ipython.push({name: answer})
 

@@ -6,11 +6,10 @@ import sys
 from typing import Any
 
 from magistral_nb import options
-from magistral_nb.commands import say, serve_shown, status_table, stop_shown
-from magistral_nb.errors import Unauthorized
+from magistral_nb.commands import connect_shown, say, serve_shown, status_table, stop_shown
 from magistral_nb.magics.interpolate import interpolate
 from magistral_nb.magics.shown import CellInterrupted, is_rich
-from magistral_nb.serving.server import Server, connect as connect_to, find_server, servers
+from magistral_nb.serving.server import Server, find_server, servers
 
 
 def serve(ipython: Any, line: str, _cell: None) -> Server:
@@ -30,22 +29,9 @@ def _words(ipython: Any, line: str) -> list[str]:
 
 
 def connect(ipython: Any, line: str, _cell: None) -> Server:
-    """Connect; a key that the environment does not have is asked for, hidden."""
+    """Connect; a key is taken from the environment or asked for, hidden."""
     chosen = options.connect_options("%magistral_connect").parse_args(_words(ipython, line))
-    try:
-        return connect_to(chosen.url, model=chosen.model, name=chosen.name)
-    except Unauthorized:
-        from getpass import getpass
-
-        from IPython.core.error import StdinNotImplementedError
-
-        try:
-            key = getpass(f"Key for {chosen.url}: ")
-        except (StdinNotImplementedError, EOFError):
-            key = ""
-        if not key:
-            raise
-        return connect_to(chosen.url, api_key=key, model=chosen.model, name=chosen.name)
+    return connect_shown(chosen, rich=is_rich(ipython))
 
 
 def status(_ipython: Any, line: str, _cell: None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from magistral_nb.errors import BootFailed, NameTaken, PlanRefused
 from magistral_nb.serving import catalogue, checkpoint, hardware, plan as planning, registry, supervisor
 from magistral_nb.serving.engine import check_platform, find_engine
-from magistral_nb.serving.server import Server, use
+from magistral_nb.serving.server import Server, check_price, set_price, use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,6 +38,8 @@ class Prepared:
         name: of the server to be.
         running: the state of a server that already runs by this very plan.
         download: bytes that the boot will fetch.
+        price_per_hour: what the machine costs, if that was told.
+        system_prompt: that makes the model think.
     """
 
     plan: Plan
@@ -44,18 +47,27 @@ class Prepared:
     name: str
     running: ServerState | None
     download: float
+    price_per_hour: float | None
+    system_prompt: str | None
 
 
 def prepare(
-    wishes: planning.Wishes, *, name: str = "default", engine: str | None = None, replace: bool = False
+    wishes: planning.Wishes,
+    *,
+    name: str = "default",
+    engine: str | None = None,
+    replace: bool = False,
+    price_per_hour: float | None = None,
 ) -> Prepared:
     """Plan a boot on this machine, and see whether it already runs.
 
     Raises:
+        InvalidOption: the price is none.
         UnsupportedPlatform: this engine has no build for this system.
         UnknownModel, NotACheckpoint, EngineNotFound, PlanRefused: see there.
         NameTaken: another plan runs under this name, and it is not to be replaced.
     """
+    check_price(price_per_hour)
     here = hardware.detect()
     check_platform(here.system, here.machine)
     profile = catalogue.find_profile(wishes.model, gpu=bool(here.gpus))
@@ -65,11 +77,21 @@ def prepare(
         # Looked for before a plan is made: the running server itself holds the memory that a plan would need.
         if running.plan.fingerprint != planning.fingerprint(profile, wishes, found):
             raise _name_taken(running)
-        return Prepared(running.plan, profile, name, running, 0)
+        return Prepared(running.plan, profile, name, running, 0, price_per_hour, running.system_prompt)
     if running is not None:
         here = planning.after_stopping(here, running.plan)
     plan = planning.make_plan(here, profile, wishes, found)
-    return Prepared(plan, profile, name, None, checkpoint.pending_download(profile))
+    system_prompt, source = checkpoint.system_prompt(profile)
+    told = planning.Choice("system prompt", "the model's own" if system_prompt else "none", source)
+    return Prepared(
+        dataclasses.replace(plan, choices=(*plan.choices, told)),
+        profile,
+        name,
+        None,
+        checkpoint.pending_download(profile),
+        price_per_hour,
+        system_prompt,
+    )
 
 
 def start(prepared: Prepared, *, replace: bool = False, port: int | None = None) -> Server:
@@ -88,6 +110,8 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
         if running is not None and not replace:
             if running.plan.fingerprint != plan.fingerprint:
                 raise _name_taken(running)
+            if prepared.price_per_hour is not None:
+                set_price(running, prepared.price_per_hour)
             return use(name)
         if (left := registry.load(name)) is not None:  # the one to replace, or what a failed boot has left
             stop(left)
@@ -101,7 +125,8 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
                 api_key=secrets.token_urlsafe(32),
                 log_path=str(_fresh_log(name)),
                 wished_port=port,
-                system_prompt=checkpoint.system_prompt(prepared.profile),
+                system_prompt=prepared.system_prompt,
+                price_per_hour=prepared.price_per_hour,
                 created=time.time(),
             )
         )
@@ -133,6 +158,7 @@ def serve(
     wait: bool = True,
     engine: str | None = None,
     port: int | None = None,
+    price_per_hour: float | None = None,
     engine_args: Sequence[str] = (),
     watch: Callable[[ServerState], None] | None = None,
 ) -> Server:
@@ -149,11 +175,14 @@ def serve(
         wait: until it has answered a first question.
         engine: "here" for the vllm of this Python, or another environment's folder or vllm command.
         port: on 127.0.0.1; None finds a free one.
+        price_per_hour: what the machine costs, in any currency, so that answers have a cost. It is no part of the
+            plan: a server that runs already goes on, and this process alone reckons with the new price.
         engine_args: raw vLLM flags, handed on last.
         watch: called with the state about twenty times a second while it boots.
 
     Raises:
-        UnsupportedPlatform, UnknownModel, NotACheckpoint, EngineNotFound, PlanRefused: nothing was started.
+        InvalidOption, UnsupportedPlatform, UnknownModel, NotACheckpoint, EngineNotFound, PlanRefused: nothing was
+            started.
         NameTaken: another plan runs under this name.
         BootFailed: with the cause as the log tells it.
 
@@ -162,7 +191,8 @@ def serve(
         >>> server = magistral_nb.serve("abacus")  # doctest: +SKIP
     """
     wishes = planning.Wishes(model, context, quantization, kv_cache, tuple(engine_args))
-    server = start(prepare(wishes, name=name, engine=engine, replace=replace), replace=replace, port=port)
+    prepared = prepare(wishes, name=name, engine=engine, replace=replace, price_per_hour=price_per_hour)
+    server = start(prepared, replace=replace, port=port)
     return server.wait(watch=watch) if wait else server
 
 

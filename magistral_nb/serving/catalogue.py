@@ -7,10 +7,13 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from magistral_nb.asking.endpoint import Sampling
 from magistral_nb.errors import NotACheckpoint, UnknownModel
+
+if TYPE_CHECKING:
+    from magistral_nb.asking.system_prompt import Marks
 
 # Mistral's card gives both for every Magistral and Ministral Reasoning release.
 _MISTRAL_SAMPLING = Sampling(temperature=0.7, top_p=0.95)
@@ -71,6 +74,7 @@ class Profile:
         sampling: the model's own.
         download: bytes that come from the hub; 0 for a folder.
         vision: whether it also takes images.
+        marks: what its thoughts stand between.
     """
 
     name: str
@@ -83,6 +87,7 @@ class Profile:
     sampling: Sampling = field(default_factory=Sampling)
     download: float = 0
     vision: bool = False
+    marks: Marks = "tokens"
 
     @property
     def embedded(self) -> bool:
@@ -109,6 +114,7 @@ def _small(release: str, title: str, longest: int, *, vision: bool) -> Profile:
         sampling=_MISTRAL_SAMPLING,
         download=2 * shape.parameters,
         vision=vision,
+        marks="tags" if release == "2506" else "tokens",
     )
 
 
@@ -123,6 +129,17 @@ _SHORT_NAMES = {"small": "2509", "magistral": "2509", "magistral-small": "2509"}
 def abacus() -> Profile:
     """The embedded model: real reasoning on arithmetic, on any CPU."""
     return _folder(_ABACUS_FOLDER, "abacus", "abacus (3 M parameters, arithmetic only)", Sampling(0))
+
+
+def release_of(source: str) -> Profile | None:
+    """The release that this repository holds, whoever quantised it; None where nobody can tell by its name.
+
+    Example:
+        >>> release_of("RedHatAI/Magistral-Small-2506-FP8").name
+        'magistral-small-2506'
+    """
+    last = source.rstrip("/").rpartition("/")[2].lower()
+    return next((profile for profile in RELEASES.values() if last.startswith(profile.name)), None)
 
 
 def find_profile(model: str | None, *, gpu: bool) -> Profile:

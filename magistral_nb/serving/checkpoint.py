@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from magistral_nb.asking.system_prompt import own_wording
+
 if TYPE_CHECKING:
+    from magistral_nb.asking.system_prompt import Marks
     from magistral_nb.serving.catalogue import Profile
 
 SYSTEM_PROMPT = "SYSTEM_PROMPT.txt"
 
+_HUB_SECONDS = 5.0
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
-def system_prompt(profile: Profile) -> str | None:
-    """The release's own system prompt, from beside its weights; None where there is none to be had.
 
-    Without it Magistral Small 1.2 often does not think at all.
+def system_prompt(profile: Profile) -> tuple[str | None, str]:
+    """The release's own system prompt, from beside its weights, and a word on where it comes from.
+
+    Without it Magistral Small 1.2 often does not think at all, so where the hub does not give it, the same
+    instruction goes out in our own words.
     """
     if profile.is_local:
-        path = Path(profile.source) / SYSTEM_PROMPT
-        return path.read_text(encoding="utf-8") if path.is_file() else None
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        found = in_folder(profile.source)
+        return found, f"{SYSTEM_PROMPT} beside the weights" if found else f"the folder has no {SYSTEM_PROMPT}"
+    return of_repository(profile.source, profile.marks)
 
+
+def in_folder(folder: str) -> str | None:
+    """The system prompt in a folder of this machine."""
     try:
-        return Path(huggingface_hub.hf_hub_download(profile.source, SYSTEM_PROMPT)).read_text(encoding="utf-8")
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
+        return (Path(folder) / SYSTEM_PROMPT).read_text(encoding="utf-8")
+    except (OSError, ValueError):
         return None
+
+
+def of_repository(repository: str, marks: Marks) -> tuple[str, str]:
+    """The system prompt of a repository, from the hub's cache or the hub, else in our own words."""
+    if _REPOSITORY.fullmatch(repository):
+        import huggingface_hub
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        try:
+            path = huggingface_hub.hf_hub_download(repository, SYSTEM_PROMPT, etag_timeout=_HUB_SECONDS)
+            return Path(path).read_text(encoding="utf-8"), f"{SYSTEM_PROMPT} of {repository}"
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
+            pass
+    return own_wording(marks), f"in our words, as {repository}'s own {SYSTEM_PROMPT} cannot be had"
 
 
 def pending_download(profile: Profile) -> float:

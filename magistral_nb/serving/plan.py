@@ -101,11 +101,9 @@ class Plan:
         }
         return Plan(**(raw | parts))
 
-    def lines(self) -> list[str]:
-        """The plan as people read it."""
-        width = max(len(c.what) for c in self.choices)
-        values = max(len(c.value) for c in self.choices)
-        return [self.title, *(f"  {c.what:<{width}}  {c.value:<{values}}  {c.why}" for c in self.choices)]
+    def rows(self) -> list[tuple[str, str, str]]:
+        """The plan as people read it: what was decided, how, and why."""
+        return [(choice.what, choice.value, choice.why) for choice in self.choices]
 
 
 def fingerprint(profile: Profile, wishes: Wishes, engine: Engine) -> str:

@@ -40,6 +40,7 @@ class ServerState:
         base_url: "http://127.0.0.1:PORT/v1" once the port is known.
         context: tokens, as the server itself says once it is ready.
         system_prompt: the model's own.
+        price_per_hour: of the machine, in any currency; None was not told.
         stages: (name, seconds since the boot began) of each stage reached.
         detail: what the running stage says of itself, such as "40%".
         error: one line, when failed or died.
@@ -57,6 +58,7 @@ class ServerState:
     base_url: str | None = None
     context: int | None = None
     system_prompt: str | None = None
+    price_per_hour: float | None = None
     stages: tuple[tuple[str, float], ...] = ()
     detail: str = ""
     error: str | None = None

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import os
-import re
+import math
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-from magistral_nb.asking.endpoint import VLLM, Abilities, Endpoint
+from magistral_nb.asking.endpoint import VLLM, Endpoint
 from magistral_nb.errors import (
     BootFailed,
     InvalidOption,
-    NameTaken,
     ServerDied,
     ServerNotFound,
-    UnknownModel,
 )
 from magistral_nb.serving import registry
 
@@ -25,20 +21,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from magistral_nb.answers.answer import Answer
+    from magistral_nb.answers.answers import Answers
+    from magistral_nb.serving.connecting import Survey
     from magistral_nb.serving.plan import Plan
     from magistral_nb.serving.registry import ServerState
 
-KEY_VARIABLE = "MAGISTRAL_NB_API_KEY"
-
 _TICK_SECONDS = 0.05
-_HOST = re.compile(r"[\w.-]+|[0-9a-f:.]+")  # a name, an address, or an IPv6 address out of its brackets
+
+
+@dataclass(frozen=True, slots=True)
+class _Connected:
+    endpoint: Endpoint
+    survey: Survey
 
 
 @dataclass
 class _Here:
     """What this process knows beyond the state files."""
 
-    connected: dict[str, Endpoint] = field(default_factory=dict)
+    connected: dict[str, _Connected] = field(default_factory=dict)
+    prices: dict[tuple[str, float], float] = field(default_factory=dict)  # by name and when it was created
     last: str | None = None
 
 
@@ -75,7 +77,7 @@ class Server:
             ServerDied: its process is gone.
         """
         if not self.is_ours:
-            return _here.connected[self.name]
+            return _here.connected[self.name].endpoint
         state = self._state()
         if state.status == "booting":
             stage = state.stages[-1][0].lower() if state.stages else "starting"
@@ -97,6 +99,7 @@ class Server:
             system_prompt=state.system_prompt,
             sampling=state.plan.sampling,
             can=VLLM,
+            price_per_hour=_here.prices.get((self.name, state.created), state.price_per_hour),
         )
 
     @property
@@ -123,6 +126,11 @@ class Server:
     def log_path(self) -> str | None:
         """Of the engine's output; None for a server that we only connected to."""
         return self._state().log_path if self.is_ours else None
+
+    @property
+    def survey(self) -> Survey | None:
+        """What was found out when it was connected to; None for a server of ours."""
+        return None if self.is_ours else _here.connected[self.name].survey
 
     def state(self) -> ServerState | None:
         """What its state file says now; None for a server that we only connected to."""
@@ -173,11 +181,13 @@ class Server:
 
     def stop(self) -> None:
         """End it and all its processes; a server that we only connected to is merely forgotten."""
+        from magistral_nb.asking.client import close_clients
         from magistral_nb.serving.boot import stop
 
         if self.is_ours:
             stop(self._state())
-        _here.connected.pop(self.name, None)
+        else:
+            close_clients(_here.connected.pop(self.name).endpoint.base_url)
 
     def logs(self, lines: int = 50) -> str:
         """The last lines of the engine's log.
@@ -197,11 +207,17 @@ class Server:
             return ""
         return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
-    def reason(self, question: str, **options: Any) -> Answer:
+    @overload
+    def reason(self, question: str, *, samples: Literal[1] = 1, **how: Any) -> Answer: ...
+
+    @overload
+    def reason(self, question: str, *, samples: int, **how: Any) -> Answer | Answers: ...
+
+    def reason(self, question: str, *, samples: int = 1, **how: Any) -> Answer | Answers:
         """`magistral_nb.reason`, asked of this server."""
         from magistral_nb.asking.reason import reason
 
-        return reason(question, server=self, **options)
+        return reason(question, server=self, samples=samples, **how)
 
     def __repr__(self) -> str:
         """Name, status, model and address; never the key."""
@@ -256,71 +272,26 @@ def use(name: str) -> Server:
     return Server(name)
 
 
-def connect(base_url: str, *, api_key: str | None = None, model: str | None = None, name: str = "default") -> Server:
-    """Connect to a server that runs already, here or elsewhere.
+def set_price(state: ServerState, price_per_hour: float) -> None:
+    """Reckon with this price for as long as the process and the server last: its supervisor writes the state file."""
+    _here.prices[state.name, state.created] = price_per_hour
 
-    Args:
-        base_url: such as "http://localhost:11434/v1"; "/v1" is added where it is missing.
-        api_key: None takes it from the environment (MAGISTRAL_NB_API_KEY).
-        model: one of the server's; None takes its first.
-        name: under which it is known here.
+
+def adopt(endpoint: Endpoint, survey: Survey) -> Server:
+    """Know a server that was connected to, and make it the one that the next question goes to."""
+    _here.connected[endpoint.server] = _Connected(endpoint, survey)
+    _here.last = endpoint.server
+    return Server(endpoint.server)
+
+
+def check_price(price_per_hour: float | None) -> None:
+    """Refuse what is no price.
 
     Raises:
-        InvalidOption: this is no address.
-        NameTaken: a server of ours runs under this name.
-        AskFailed: nothing answers there, the key was refused, or it is no OpenAI-compatible server.
-        UnknownModel: the server has no such model.
-
-    Example:
-        >>> connect("http://localhost:11434/v1", model="magistral")  # doctest: +SKIP
-        <Server 'default': connected, magistral at http://localhost:11434/v1>
+        InvalidOption: it is not above 0, or no number.
     """
-    from magistral_nb.asking.probe import probe
-
-    ours = registry.load(registry.check_name(name))
-    if ours is not None and ours.seen().status != "failed":
-        raise NameTaken(
-            f"Server {name!r} runs on this machine ({ours.plan.title}): add --name OTHER, or end it with "
-            f"%magistral_stop {name}."
-        )
-    url = _normalised(base_url)
-    key = (api_key or os.environ.get(KEY_VARIABLE) or "").strip() or None
-    if key is not None and not (key.isascii() and key.isprintable()):
-        raise InvalidOption(f"The key has characters that no HTTP header can carry: check {KEY_VARIABLE}.")
-    found = probe(url, key)
-    chosen = _choose_model(url, list(found.models), model)
-    _here.connected[name] = Endpoint(
-        url, chosen, api_key=key, server=name, context=found.models[chosen], can=VLLM if found.is_vllm else Abilities()
-    )
-    _here.last = name
-    return Server(name)
-
-
-def _choose_model(url: str, models: list[str], wished: str | None) -> str:
-    if not models:
-        raise UnknownModel(f"{url} serves no model yet: load one there, then connect again.")
-    if wished is None:
-        return models[0]
-    if wished not in models:
-        near = difflib.get_close_matches(wished, models, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(models[:5])}."
-        raise UnknownModel(f"{url} has no model {wished!r}: {hint}")
-    return wished
-
-
-def _normalised(base_url: str) -> str:
-    text = base_url.strip()
-    try:
-        parts = urlsplit(text if "://" in text else f"http://{text}")
-        if parts.username is not None:
-            raise InvalidOption(f"An address with a password in it would be shown: put the key into {KEY_VARIABLE}.")
-        valid = parts.scheme in {"http", "https"} and bool(_HOST.fullmatch(parts.hostname or "")) and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid:
-        raise InvalidOption(f"{base_url!r} is no address: try %magistral_connect http://localhost:8000/v1.")
-    url = parts.geturl().rstrip("/").removesuffix("/chat/completions")
-    return url if parts.path.strip("/") else f"{url}/v1"
+    if price_per_hour is not None and not (math.isfinite(price_per_hour) and price_per_hour > 0):
+        raise InvalidOption(f"price_per_hour is {price_per_hour}, but it is a number above 0: try 2.5.")
 
 
 def _not_found(name: str) -> str:

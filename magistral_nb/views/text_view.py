@@ -69,7 +69,7 @@ class TextView:
             self._flush()
 
     def close(self, answer: Answer) -> None:
-        """End the last line and say on the thinking's stream how it went."""
+        """End the last line and say on the thinking's stream how it went, with the answer's notes below."""
         self._end_thinking()
         if self._answer_stream is not None:
             self._end_line(self._answer_stream)
@@ -101,7 +101,7 @@ class TextView:
 
 
 class QuietView:
-    """Writes one line when all is over, such as "Thought for 3 s, 211 tokens"."""
+    """Writes one line when all is over, such as "Thought for 3 s, 211 tokens", and the answer's notes below."""
 
     def __init__(self, stream: TextIO | None = None, *, answer_stream: TextIO | None = None) -> None:
         """Choose the stream for the line, standard error unless given, and one for the answer, if it is wanted."""
@@ -112,7 +112,7 @@ class QuietView:
         """Nothing is shown on the way."""
 
     def close(self, answer: Answer) -> None:
-        """Write the answer, if it is wanted, and the line."""
+        """Write the answer, if it is wanted, and the line with its notes."""
         if self._answer_stream is not None and answer.text:
             text = printable(answer.text).removesuffix("\n")
             self._answer_stream.write(writable(f"{text}\n", self._answer_stream))

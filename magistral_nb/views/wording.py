@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 # C0 and C1 controls but for tab and newline, DEL, and halves of characters that no encoding can write.
@@ -45,6 +46,18 @@ def token_rate(tokens_per_second: float | None) -> str | None:
     if not tokens_per_second:
         return None
     return f"{tokens_per_second:,.0f} tok/s" if tokens_per_second >= 10 else f"{tokens_per_second:.1f} tok/s"  # noqa: PLR2004
+
+
+def cost_in_words(cost: float | None) -> str | None:
+    """A cost with two digits that count, None where it is unknown or none; its currency is the asker's.
+
+    Example:
+        >>> cost_in_words(0.00312), cost_in_words(0.5), cost_in_words(1234.5), cost_in_words(None)
+        ('cost 0.0031', 'cost 0.50', 'cost 1,234.50', None)
+    """
+    if cost is None or not 0 < cost < math.inf:
+        return None
+    return f"cost {cost:,.{max(2, 1 - math.floor(math.log10(cost)))}f}"
 
 
 def printable(text: str) -> str:

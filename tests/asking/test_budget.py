@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
-from stand_in import answer, content, deltas, done, finish, reasoning, usage
+from stand_in import StandIn, answer, content, deltas, done, finish, reasoning, usage
 
 import magistral_nb
 from magistral_nb import errors
-from magistral_nb.asking.endpoint import Question
+from magistral_nb.asking.endpoint import Abilities, Question
 from magistral_nb.asking.running import Running
 
 THOUGHT = [reasoning(word, [n]) for n, word in enumerate(("one", " two", " three", " four"), start=1)]
@@ -71,11 +72,31 @@ def test_max_tokens_hold_for_both_requests_together(stand_in, server):
     assert [request.json["max_tokens"] for request in stand_in.requests] == [100, 98]
 
 
-def test_an_endpoint_that_is_no_vllm_refuses_clearly(stand_in):
-    del stand_in.pages["/version"]
-    magistral_nb.connect(stand_in.url)
-    with pytest.raises(errors.Rejected, match="cannot keep a thinking budget"):
-        magistral_nb.reason("2+2?", thinking_budget=5)
+def test_an_endpoint_that_is_no_vllm_refuses_clearly():
+    with StandIn(owned_by="library") as ollama:
+        magistral_nb.connect(ollama.url)
+        with pytest.raises(errors.Rejected, match="cannot keep a thinking budget"):
+            magistral_nb.reason("2+2?", thinking_budget=5)
+
+
+def own_budget(endpoint, field="thinking_token_budget"):
+    return replace(endpoint, can=replace(endpoint.can, continuation=False, budget_field=field))
+
+
+@pytest.mark.parametrize(("thought", "reason"), [(2, "budget"), (1, "stop")])
+def test_a_budget_that_the_endpoint_keeps_itself(stand_in, server, thought, reason):
+    stand_in.enqueue(deltas([*THOUGHT[:thought], content("4"), finish("stop"), usage(9, thought + 1, thought), done()]))
+    running = Running(own_budget(server.endpoint), Question(text="2+2?", thinking_budget=2))
+    answer = running.follow([])
+    assert stand_in.requests[0].json["thinking_token_budget"] == 2
+    assert (answer.finish_reason, answer.text) == (reason, "4")
+
+
+def test_no_effort_is_a_budget_of_nothing(stand_in, server):
+    endpoint = replace(server.endpoint, can=Abilities(), reasoning_effort="high")
+    stand_in.enqueue(deltas(REST))
+    assert Running(endpoint, Question(text="2+2?", thinking_budget=0)).follow([]).finish_reason == "budget"
+    assert stand_in.requests[0].json["reasoning_effort"] == "none"
 
 
 def test_a_server_that_does_not_count_refuses_clearly(stand_in, server):
@@ -94,7 +115,7 @@ def test_answer_now_at_any_moment_of_the_thinking(stand_in, server, before):
     stand_in.enqueue(deltas(THOUGHT[:before], ending="hang"), deltas(REST))
     running = Running(server.endpoint, Question(text="2+2?"))
     stand_in.wait_for(1)
-    time.sleep(0.2)
+    time.sleep(0.1)
     began = time.monotonic()
     assert running.answer_now()
     result = running.follow([])
@@ -105,7 +126,7 @@ def test_answer_now_at_any_moment_of_the_thinking(stand_in, server, before):
 
 
 def test_answer_now_once_it_answers_does_nothing(stand_in, server):
-    stand_in.enqueue(deltas([*THOUGHT, content("4", [9]), content("2", [9]), finish("stop"), done()], delay=0.1))
+    stand_in.enqueue(deltas([*THOUGHT, content("4", [9]), content("2", [9]), finish("stop"), done()], delay=0.06))
     running = Running(server.endpoint, Question(text="2+2?"))
     refused = []
 
@@ -126,7 +147,8 @@ def test_answer_now_once_it_answers_does_nothing(stand_in, server):
 def test_stop_during_the_second_request(stand_in, server):
     stand_in.enqueue(deltas(THOUGHT, ending="hang"), deltas([content("4", [9])], ending="hang"))
     running = Running(server.endpoint, Question(text="2+2?", thinking_budget=2))
-    threading.Timer(0.5, running.stop).start()
+    stand_in.wait_for(2)
+    threading.Timer(0.1, running.stop).start()
     result = running.follow([])
     assert (result.thinking, result.text, result.finish_reason) == ("one two", "4", "interrupted")
     assert stand_in.requests[1].disconnected.wait(2)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import _thread
 import re
 import threading
+import time
 
 import pytest
 from stand_in import content, deltas, done, finish, reasoning, refuse, usage
 
 from magistral_nb.magics.shown import CellFailed, CellInterrupted
+from magistral_nb.serving import registry
+from magistral_nb.serving.server import find_server
 
 GOOD = [reasoning("2 + 2 = 4.", [1, 2, 3]), content("It is **4**.", [4]), finish("stop"), usage(9, 5, 3), done()]
 
@@ -37,6 +40,19 @@ def test_the_cell_s_value_is_the_answer(connected, stand_in, capsys):
     shown = capsys.readouterr()
     assert shown.err.count("2 + 2 = 4.") == 1, "the trace, once"
     assert shown.out.count("It is **4**.") == 1, "the answer, once"
+
+
+@pytest.mark.parametrize("option", ["-n 2", "-n2", "--samples 2"])
+def test_several_samples_are_the_cell_s_value(connected, stand_in, capsys, option):
+    stand_in.enqueue(deltas(GOOD), deltas(GOOD))
+    result = run(connected, f"%%reason {option} -o a\n2+2?")
+    answers = connected.user_ns["a"]
+    assert result.result is answers
+    assert [each.text for each in answers] == ["It is **4**."] * 2
+    shown = capsys.readouterr()
+    assert shown.err.count("2 + 2 = 4.") == 1, "the first one's trace"
+    assert shown.out.count("It is **4**.") == 2
+    assert "2. It is **4**." in shown.out
 
 
 def test_line_magic_gives_a_value(connected, stand_in):
@@ -80,6 +96,8 @@ def test_options_reach_the_request(connected, stand_in):
         ("%%reason answer\nx", "try -o answer"),
         ("%%reason -o 1x\nx", "cannot name a variable"),
         ("%%reason --server nope\nx", "No server 'nope'"),
+        ("%%reason -n 0\nx", "samples is 0"),
+        ("%magistral_serve --price-per-hour -1", "price_per_hour is -1.0"),
         ("%magistral_serve abakus", "did you mean abacus"),
         ("%magistral_serve --engine /nowhere", "/nowhere"),
         ("%magistral_serve --nope", "no option --nope|does not know '--nope'"),
@@ -112,10 +130,9 @@ def test_a_refused_question_fails_the_cell_with_one_line(connected, stand_in, ca
     assert "Traceback" not in shown.out + shown.err
 
 
-def test_interrupt_keeps_the_partial_answer_and_stops_run_all(connected, stand_in, capsys):
-
+def test_interrupt_keeps_the_partial_answer_and_stops_run_all(connected, stand_in, ctrl_c, capsys):
     stand_in.enqueue(deltas(GOOD[:1], ending="hang"))
-    threading.Timer(0.5, _thread.interrupt_main).start()
+    ctrl_c()
     result = run(connected, "%%reason -o a\n2+2?")
     assert isinstance(result.error_in_exec, CellInterrupted), "so that Run All stops"
     answer = connected.user_ns["a"]
@@ -126,6 +143,16 @@ def test_interrupt_keeps_the_partial_answer_and_stops_run_all(connected, stand_i
     assert "Traceback" not in shown.out + shown.err
 
 
+def test_interrupt_keeps_all_samples(connected, stand_in, ctrl_c, capsys):
+    stand_in.enqueue(deltas(GOOD[:1], ending="hang"), deltas(GOOD[:1], ending="hang"))
+    ctrl_c(2)
+    result = run(connected, "%%reason -n 2 -o a\n2+2?")
+    assert isinstance(result.error_in_exec, CellInterrupted)
+    assert [each.thinking for each in connected.user_ns["a"]] == ["2 + 2 = 4."] * 2
+    assert connected.user_ns["_"] is connected.user_ns["a"]
+    assert "2. Stopped before the answer began." in capsys.readouterr().out
+
+
 def test_help_lists_options(connected, capsys):
     assert run(connected, "%reason --help").success
     assert "--max-tokens" in capsys.readouterr().out
@@ -133,9 +160,10 @@ def test_help_lists_options(connected, capsys):
 
 def test_serve_status_logs_stop(shell, fake_engine, checkpoint, capsys):
     quoted = f"'{checkpoint}' --engine '{fake_engine}'"
-    result = run(shell, f"s = %magistral_serve {quoted} -- --seed 3")
+    result = run(shell, f"s = %magistral_serve {quoted} --price-per-hour 2.5 -- --seed 3")
     assert result.success
     server = shell.user_ns["s"]
+    assert server.endpoint.price_per_hour == 2.5
     assert server.plan.argv[-2:] == ("--seed", "3")
     shown = capsys.readouterr()
     assert "context" in shown.out
@@ -145,8 +173,9 @@ def test_serve_status_logs_stop(shell, fake_engine, checkpoint, capsys):
     assert "ready" in table
     assert server.base_url in table
     assert server.api_key not in table
-    run(shell, f"%magistral_serve {quoted} -- --seed 3")
+    run(shell, f"%magistral_serve {quoted} --price-per-hour 3 -- --seed 3")
     assert "Attached" in capsys.readouterr().out
+    assert server.endpoint.price_per_hour == 3
     result = run(shell, f"%magistral_serve {quoted} --context 512")
     assert isinstance(result.error_in_exec, CellFailed)
     assert "--replace" in str(result.error_in_exec)
@@ -157,15 +186,19 @@ def test_serve_status_logs_stop(shell, fake_engine, checkpoint, capsys):
 
 
 def test_interrupting_serve_detaches_and_the_boot_goes_on(shell, fake_engine, checkpoint, capsys):
-
     (checkpoint / "behaviour").write_text("mute")
-    threading.Timer(1.5, _thread.interrupt_main).start()
+
+    def interrupt_the_boot():
+        while (state := registry.load("default")) is None or not state.stages:
+            time.sleep(0.02)
+        time.sleep(0.2)
+        _thread.interrupt_main()
+
+    threading.Thread(target=interrupt_the_boot, daemon=True).start()
     result = run(shell, f"%magistral_serve '{checkpoint}' --engine '{fake_engine}'")
     assert isinstance(result.error_in_exec, CellInterrupted)
     shown = capsys.readouterr()
     assert "Detached" in shown.out + shown.err
-    from magistral_nb.serving.server import find_server
-
     assert find_server().status() == "booting"
     run(shell, "%magistral_stop")
 

@@ -91,6 +91,22 @@ def test_another_kernel_finds_it(serve, fake_engine, checkpoint):
     assert found.stdout.strip() == server.base_url
 
 
+def test_another_price_is_no_other_plan(serve, fake_engine, checkpoint):
+    server = serve(price_per_hour=2.5)
+    assert server.endpoint.price_per_hour == 2.5
+    assert serve().endpoint.price_per_hour == 2.5
+    assert serve(price_per_hour=3).endpoint.price_per_hour == 3
+    assert server.endpoint.price_per_hour == 3
+    assert server.state().price_per_hour == 2.5, "for other processes"
+
+
+@pytest.mark.parametrize("price", [0, -1, float("nan"), float("inf")])
+def test_what_is_no_price_is_refused_before_anything_is_started(serve, price):
+    with pytest.raises(errors.InvalidOption, match="price_per_hour"):
+        serve(price_per_hour=price)
+    assert not magistral_nb.servers()
+
+
 def test_another_plan_under_the_same_name_is_refused(serve):
     server = serve()
     with pytest.raises(errors.NameTaken, match=r"--replace.*--name"):

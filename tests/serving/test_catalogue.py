@@ -39,7 +39,7 @@ def test_unknown_path_says_so():
 def test_a_folder_is_told_by_its_files(checkpoint, tmp_path):
     profile = find_profile(str(checkpoint), gpu=False)
     assert (profile.layout, profile.name, profile.longest_context) == ("mistral", "my model", 2048)
-    assert system_prompt(profile) == "Think first."
+    assert system_prompt(profile) == ("Think first.", "SYSTEM_PROMPT.txt beside the weights")
     assert pending_download(profile) == 0
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / "config.json").write_text(json.dumps({"max_position_embeddings": 100_000}))
@@ -81,3 +81,15 @@ def test_a_release_that_is_not_in_the_cache_has_to_be_downloaded(tmp_path, monke
     (snapshot / "consolidated.safetensors").touch()
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(snapshot / "params.json"))
     assert pending_download(RELEASES["2506"]) == 0
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_without_the_hub_the_same_instruction_goes_out_in_our_words(monkeypatch, release):
+    def download(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    text, source = system_prompt(RELEASES[release])
+    assert ("<think>" in text) == (release == "2506"), "1.0 thinks between tags, the later ones between control tokens"
+    assert ("[THINK]" in text) == (release != "2506")
+    assert "in our words" in source

@@ -118,7 +118,7 @@ def test_raw_flags_come_last_and_wishes_decide_the_fingerprint():
 
 def test_lines_tell_every_choice():
     plan = make_plan(H100, RELEASES["2509"], Wishes(), VLLM)
-    text = "\n".join(plan.lines())
+    text = plan.title + str(plan.rows())
     assert "H100" in text
     assert "40,960 tokens" in text
     for choice in plan.choices:

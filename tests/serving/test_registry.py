@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import stat
 
@@ -11,7 +12,7 @@ from serving.test_plan import H100, VLLM
 
 from magistral_nb import errors
 from magistral_nb.processes import Process
-from magistral_nb.serving import registry
+from magistral_nb.serving import registry, server
 from magistral_nb.serving.catalogue import RELEASES
 from magistral_nb.serving.plan import Wishes, make_plan
 
@@ -24,6 +25,8 @@ def state():
         plan=make_plan(H100, RELEASES["2506"], Wishes(), VLLM),
         api_key="k" * 43,
         log_path="/tmp/x.log",
+        base_url="http://127.0.0.1:1/v1",
+        price_per_hour=2.5,
         stages=(("Starting vLLM", 0.0), ("Loading", 1.5)),
         engine=Process.of(os.getpid()),
     )
@@ -35,6 +38,22 @@ def test_round_trip(state):
     assert registry.load("default") == state
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [p.name for p in path.parent.iterdir()] == ["default.json"], "no temporary file stays"
+
+
+def test_a_file_from_before_there_were_prices_is_read(state):
+    raw = json.loads(state.to_json())
+    del raw["price_per_hour"]
+    assert registry.ServerState.from_json(json.dumps(raw)) == state.with_(price_per_hour=None)
+
+
+def test_another_price_counts_for_this_process_and_this_server(state):
+    registry.save(registry.path_of("default"), state)
+    assert server.Server().endpoint.price_per_hour == 2.5
+    server.set_price(state, 3)
+    assert server.Server().endpoint.price_per_hour == 3
+    assert registry.load("default").price_per_hour == 2.5
+    registry.save(registry.path_of("default"), state.with_(created=state.created + 60))  # replaced by another process
+    assert server.Server().endpoint.price_per_hour == 2.5
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 99}', '{"version": 1, "name": "default"}'])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -44,12 +45,29 @@ class Page:
 
 @pytest.fixture
 def page(monkeypatch: pytest.MonkeyPatch) -> Page:
-    import comm
-    from comm.base_comm import BaseComm
+    from ipywidgets.widgets import widget
 
     page = Page()
 
-    class FakeComm(BaseComm):
+    def display(bundle: Any, *, metadata: Any, raw: bool, display_id: str, update: bool) -> None:
+        assert raw
+        page.displays.append({"content": bundle, "metadata": metadata, "id": display_id, "update": update})
+
+    if hasattr(widget, "Comm"):  # ipywidgets 7 takes ipykernel's own
+        monkeypatch.setattr(widget, "Comm", _fake_comm(page, widget.Comm))
+    else:
+        import comm
+        from comm.base_comm import BaseComm
+
+        monkeypatch.setattr(comm, "create_comm", _fake_comm(page, BaseComm))
+    monkeypatch.setattr("IPython.display.display", display)
+    return page
+
+
+def _fake_comm(page: Page, base: type) -> type:
+    class FakeComm(base):
+        kernel = mock.Mock()  # ipywidgets 7 sends nothing without one
+
         def publish_msg(self, msg_type: str, data: Any = None, **_: Any) -> None:
             if msg_type == "comm_open":
                 page.opened.append(data)
@@ -58,10 +76,6 @@ def page(monkeypatch: pytest.MonkeyPatch) -> Page:
             elif msg_type == "comm_close":
                 page.closed.append(self.comm_id)
 
-    def display(bundle: Any, *, metadata: Any, raw: bool, display_id: str, update: bool) -> None:
-        assert raw
-        page.displays.append({"content": bundle, "metadata": metadata, "id": display_id, "update": update})
+        _publish_msg = publish_msg  # ipykernel's name for it before 6.18
 
-    monkeypatch.setattr(comm, "create_comm", FakeComm)
-    monkeypatch.setattr("IPython.display.display", display)
-    return page
+    return FakeComm

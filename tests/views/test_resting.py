@@ -59,6 +59,9 @@ USAGE = Usage(prompt_tokens=30, thinking_tokens=1655, answer_tokens=20, completi
         ({"finish_reason": "error", "error": "The server died."}, "Failed after 14 s, The server died."),
         ({"finish_reason": "error", "error": "refused", "thinking": "", "text": ""}, "Failed after 14 s"),
         ({"seconds": 125.0}, "Thought for 2 min 05 s"),
+        ({"usage": USAGE, "cost": 0.00312}, "Thought for 14 s, 1,655 tokens, cost 0.0031"),
+        ({"finish_reason": "budget", "cost": 12.3}, "Thought for 14 s, the whole budget, cost 12.30"),
+        ({"cost": 0.0}, "Thought for 14 s"),
     ],
 )
 def test_what_happened_is_said_in_words(changes, words):
@@ -73,6 +76,23 @@ def test_without_thinking_there_is_nothing_to_unfold():
     assert "<details>" in resting_html(answer())  # and folded: it has no attribute "open"
 
 
+def test_every_part_of_the_line_is_in_the_html():
+    page = Reader(resting_html(answer(usage=USAGE, time_to_first_token=0.2, cost=0.5)))
+    assert page.text["span"] == "1,655 tokens120 tok/scost 0.50"
+
+
+@pytest.mark.parametrize("thinking", ["2+2=4.", ""])
+def test_notes_stand_under_the_line_also_when_it_is_folded(thinking):
+    noted = answer(thinking=thinking, notes=("max_tokens was cut to 2,000.", "<b>two\nlines\x1b[2J"))
+    first, *below = resting_text(noted).split("\n")
+    assert first == resting_text(answer(thinking=thinking))
+    assert below == ["max_tokens was cut to 2,000.", "<b>two lines␛[2J"]
+    page = resting_html(noted)
+    assert Reader(page).text["small"] == "".join(below)
+    assert "<small" not in page.partition("</details>" if thinking else "</span>")[0]
+    assert Reader(page).tags.count("b") == (1 if thinking else 0)
+
+
 def test_the_trace_stays_as_it_was():
     text = "a < b & c\n\n  two  blanks $x$ <img src=x onerror=alert(1)>"
     assert Reader(resting_html(answer(thinking=text))).text["pre"] == text
@@ -82,13 +102,15 @@ def test_the_trace_stays_as_it_was():
 def test_hostile_text_is_only_text(thinking, error, extra):
     for reason in ("stop", "error", "interrupted"):
         hostile = f"</pre></details><img src=x onerror=alert(1)>{thinking}<script>{extra}"
-        page = Reader(resting_html(answer(thinking=hostile, error=f"<b>{error}", finish_reason=reason)))
+        said = answer(thinking=hostile, error=f"<b>{error}", finish_reason=reason, notes=(hostile,))
+        page = Reader(resting_html(said))
         assert page.balanced
-        assert set(page.tags) <= {"div", "style", "details", "summary", "b", "span", "pre"}
+        assert set(page.tags) <= {"div", "style", "details", "summary", "b", "span", "pre", "small"}
         assert set(page.attributes) <= {"class", "data-state", "data-lm-suppress-shortcuts", "tabindex", "style"}
 
 
 @given(st.text(st.characters()))
 def test_it_can_always_be_written_to_a_file(text):
-    resting_html(answer(thinking=text, error=text, finish_reason="error")).encode()
-    resting_text(answer(thinking=text, error=text, finish_reason="error")).encode()
+    said = answer(thinking=text, error=text, finish_reason="error", notes=(text,))
+    resting_html(said).encode()
+    resting_text(said).encode()

@@ -6,14 +6,18 @@ r"""The sanitiser against what a model might write, and against two of the parse
 from __future__ import annotations
 
 import re
+import sys
 from html.parser import HTMLParser
 
 import pytest
 from hypothesis import example, given, settings, strategies as st
 from markdown_it import MarkdownIt
-from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
 from magistral_nb.views.safe_markdown import escape_text, sanitise_markdown
+
+# A grammar of addresses that nbconvert's validator of notebooks takes a second to build, and can do without.
+sys.modules.setdefault("rfc3987_syntax", None)
+from nbconvert.filters.markdown_mistune import markdown2html_mistune  # noqa: E402
 
 ALLOWED = {
     *(

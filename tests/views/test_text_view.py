@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 
@@ -8,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from magistral_nb.answers.answer import Answer, Usage
 from magistral_nb.asking.draft import Progress
-from magistral_nb.asking.events import Finished, Said, Thinking, UsageReported
+from magistral_nb.asking.events import Finished, Noted, Said, Thinking, UsageReported
 from magistral_nb.views.text_view import QuietView, TextView
 
 PROGRESS = Progress("thinking", 1.0, 1, None)
@@ -22,11 +23,14 @@ class Terminal(io.StringIO):
         return True
 
 
-def run(view, *events):
+NOTED = dataclasses.replace(ANSWER, notes=("max_tokens was cut to 2,000.", "And so on."))
+
+
+def run(view, *events, answer=ANSWER):
     for event in events:
         view.update([event], PROGRESS)
         view.update([], PROGRESS)
-    view.close(ANSWER)
+    view.close(answer)
 
 
 def test_thinking_goes_to_one_stream_and_the_answer_to_the_other():
@@ -83,4 +87,12 @@ def test_quiet_is_one_line():
     err, out = io.StringIO(), io.StringIO()
     run(QuietView(err, answer_stream=out), Thinking("a"), Said("4"))
     assert err.getvalue() == "Thought for 3 s, 211 tokens\n"
+    assert out.getvalue() == "4\n"
+
+
+@pytest.mark.parametrize("kind", [TextView, QuietView])
+def test_notes_are_lines_below_the_one_about_it(kind):
+    err, out = io.StringIO(), io.StringIO()
+    run(kind(err, answer_stream=out), Noted(NOTED.notes[0]), Said("4"), answer=NOTED)
+    assert err.getvalue() == "Thought for 3 s, 211 tokens\nmax_tokens was cut to 2,000.\nAnd so on.\n"
     assert out.getvalue() == "4\n"

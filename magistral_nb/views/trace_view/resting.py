@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from magistral_nb.views.notebook import framed
-from magistral_nb.views.wording import duration, printable, token_count, token_rate
+from magistral_nb.views.wording import cost_in_words, duration, printable, token_count, token_rate
 
 if TYPE_CHECKING:
     from magistral_nb.answers.answer import Answer
@@ -19,14 +19,11 @@ class _Line:
 
     state: Literal["done", "cut", "failed"]
     title: str
-    notes: tuple[str | None, ...]
-
-    def parts(self) -> list[str]:
-        return [printable(part) for part in (self.title, *self.notes) if part]
+    beside: tuple[str | None, ...]
 
 
 def resting_html(answer: Answer) -> str:
-    """A folded `<details>` with the trace in it; everything the model wrote is escaped.
+    """A folded `<details>` with the trace in it, and under it the answer's notes; everything is escaped.
 
     The trace stands in `<pre>`, which MathJax leaves alone and which keeps its lines where a front end that
     does not trust the notebook drops the style.
@@ -39,9 +36,11 @@ def resting_html(answer: Answer) -> str:
     """
     line = _line(answer)
     thinking = printable(answer.thinking).lstrip("\n").rstrip()
-    tags = ["b" if thinking or line.state != "done" else "span", "span", "span"]
+    title, *beside = _parts(answer, line)
+    tag = "b" if thinking or line.state != "done" else "span"
     # The blanks between the parts are for front ends that drop the style.
-    summary = " ".join(f"<{tag}>{html.escape(part)}</{tag}>" for tag, part in zip(tags, line.parts(), strict=False))
+    parts = [f"<{tag}>{html.escape(title)}</{tag}>", *(f"<span>{html.escape(part)}</span>" for part in beside)]
+    summary = " ".join(parts)
     if thinking:
         inside = (
             # JupyterLab would take Enter and Space for its own shortcuts.
@@ -50,11 +49,12 @@ def resting_html(answer: Answer) -> str:
         )
     else:
         inside = f'<div class="magistral-line">{summary}</div>'
-    return framed(inside, line.state)
+    notes = (f'<div class="magistral-line"><small>{html.escape(note)}</small></div>' for note in _notes(answer))
+    return framed(inside + "".join(notes), line.state)
 
 
 def resting_text(answer: Answer) -> str:
-    """The same line as plain text.
+    """The same line as plain text, and under it the answer's notes, each on a line of its own.
 
     Example:
         >>> from magistral_nb.answers.answer import Answer, Usage
@@ -62,7 +62,15 @@ def resting_text(answer: Answer) -> str:
         ...                     seconds=3.1, usage=Usage(thinking_tokens=211)))
         'Thought for 3 s, 211 tokens'
     """
-    return ", ".join(_line(answer).parts()).replace("\n", " ")
+    return "\n".join([", ".join(_parts(answer, _line(answer))).replace("\n", " "), *_notes(answer)])
+
+
+def _parts(answer: Answer, line: _Line) -> list[str]:
+    return [printable(part) for part in (line.title, *line.beside, cost_in_words(answer.cost)) if part]
+
+
+def _notes(answer: Answer) -> list[str]:
+    return [printable(note).replace("\n", " ") for note in answer.notes]
 
 
 def _line(answer: Answer) -> _Line:
@@ -84,7 +92,7 @@ def _line(answer: Answer) -> _Line:
                 "cut", f"Thought for {seconds}", (f"{budget}, the whole budget" if budget else "the whole budget",)
             )
         case "stop" if answer.thinking.strip():
-            notes = (token_count(usage.thinking_tokens), token_rate(answer.tokens_per_second))
-            return _Line("done", f"Thought for {seconds}", notes)
+            beside = (token_count(usage.thinking_tokens), token_rate(answer.tokens_per_second))
+            return _Line("done", f"Thought for {seconds}", beside)
         case _:
             return _Line("done", f"Answered in {seconds} without thinking", ())

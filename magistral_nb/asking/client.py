@@ -1,0 +1,140 @@
+"""The openai client of an endpoint, and its exceptions in our words."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from magistral_nb.asking.endpoint import UNIX
+from magistral_nb.asking.wire import error_text
+from magistral_nb.errors import Rejected, Unauthorized, Unreachable
+
+if TYPE_CHECKING:
+    import openai
+
+    from magistral_nb.asking.endpoint import Endpoint, Limits
+    from magistral_nb.errors import AskFailed
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LONGEST_PAUSE = 60.0  # seconds; who wants us to wait longer is given up on
+_FIRST_PAUSE = 0.5  # seconds; each further pause is twice as long
+_UNREACHED_TRIES = 2
+_BUSY_TRIES = 5
+_BUSY = (429, 503)
+
+_clients: dict[tuple[str, str | None, Limits], openai.OpenAI] = {}
+_lock = threading.Lock()
+
+
+def client_for(endpoint: Endpoint) -> openai.OpenAI:
+    """The one client, so the one pool of connections, of this endpoint; safe to share between threads.
+
+    It never tries again by itself.
+
+    Raises:
+        Unreachable: the environment names a proxy that cannot be used.
+    """
+    key = (endpoint.base_url, endpoint.api_key, endpoint.limits)
+    with _lock:
+        if key not in _clients:
+            _clients[key] = _new_client(endpoint)
+        return _clients[key]
+
+
+def close_clients(base_url: str | None = None) -> None:
+    """Close the connections to this address, or all; the next question opens new ones."""
+    with _lock:
+        for key in [key for key in _clients if base_url in (None, key[0])]:
+            _clients.pop(key).close()
+
+
+def _new_client(endpoint: Endpoint) -> openai.OpenAI:
+    """Takes the endpoint and not its key: a verbose traceback prints every name that its lines speak of."""
+    import openai
+
+    limits = endpoint.limits
+    timeout = openai.Timeout(limits.first_token, connect=limits.connect)
+    options: dict[str, Any] = {"timeout": timeout}
+    if endpoint.base_url.startswith(UNIX):
+        # The client's own HTTP library, whichever that is: openai 3 changed it.
+        library = importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
+        options["transport"] = library.HTTPTransport(uds=endpoint.base_url.removeprefix(UNIX))
+    elif urlsplit(endpoint.base_url).hostname in _LOOPBACK:
+        # What runs on this machine is asked directly: a proxy cannot reach it, and would be handed its key.
+        options["trust_env"] = False
+    try:
+        http = openai.DefaultHttpxClient(**options)
+        # The client insists on a key; endpoints without one ignore it.
+        return openai.OpenAI(
+            base_url=endpoint.http_url, api_key=endpoint.api_key or "none", max_retries=0, http_client=http
+        )
+    except (ImportError, ValueError) as error:
+        raise Unreachable(f"The proxy that the environment names cannot be used: {error}.") from error
+
+
+def pause_before_retry(error: openai.OpenAIError, tries: int) -> float | None:
+    """Seconds to wait before the question is sent again, None if it had better not be.
+
+    A connection that failed is tried again twice, a server that is busy (429, 503) five times, and as late as
+    it asks for (Retry-After), up to a minute.
+
+    Args:
+        error: what became of the last try; nothing of a reply had arrived.
+        tries: how often it has been tried again already.
+    """
+    import openai
+
+    pause = _FIRST_PAUSE * 2**tries
+    if isinstance(error, openai.APIStatusError):
+        if error.status_code not in _BUSY or tries >= _BUSY_TRIES:
+            return None
+        asked = retry_after(error)
+        pause = pause if asked is None else asked
+        return pause if pause <= _LONGEST_PAUSE else None
+    if isinstance(error, openai.APITimeoutError) and "Connect" not in type(error.__cause__).__name__:
+        return None  # it took the question, and may be at work on it
+    if isinstance(error, openai.APIConnectionError):
+        return pause if tries < _UNREACHED_TRIES else None
+    return None
+
+
+def retry_after(error: openai.APIStatusError) -> float | None:
+    """Seconds that the reply asks to wait, from its Retry-After: a number or a date."""
+    said = error.response.headers.get("retry-after", "").strip()
+    try:
+        return max(0.0, float(said))
+    except ValueError:
+        pass
+    try:
+        from datetime import datetime
+
+        due = parsedate_to_datetime(said)
+        return max(0.0, (due - datetime.now(due.tzinfo)).total_seconds())
+    except ValueError:
+        return None
+
+
+def explain(error: openai.OpenAIError, endpoint: Endpoint) -> AskFailed:
+    """The client's exception as one of ours, with what to type next."""
+    import openai
+
+    where = endpoint.base_url
+    if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+        return Unauthorized(
+            f"{where} refused the key, or wants one: set MAGISTRAL_NB_API_KEY in the environment, then connect again."
+        )
+    if isinstance(error, openai.APIStatusError):
+        said = error_text(error.body if error.body is not None else error.message)
+        if said.startswith("<"):  # a page for people
+            said = "a web page; is this an OpenAI-compatible server?"
+        asked = retry_after(error) if error.status_code in _BUSY else None
+        later = f" It asks to wait {asked:.0f} s: ask again then." if asked else ""
+        return Rejected(f"{where} answered {error.status_code}: {said.rstrip('.')}.{later}")
+    if isinstance(error, openai.APITimeoutError):
+        return Unreachable(f"{where} did not answer in time: check that the server there is up, then ask again.")
+    if isinstance(error, openai.APIConnectionError):
+        return Unreachable(f"Nothing answers at {where}: check the address, and that the server there is up.")
+    return Rejected(f"{where} did not answer as an OpenAI-compatible server does ({error}): is the address right?")

@@ -1,0 +1,60 @@
+"""What was decided or found, each with its reason: the plan of a boot, the survey of a server."""
+
+from __future__ import annotations
+
+import html
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+from magistral_nb.views.notebook import Place, framed
+from magistral_nb.views.wording import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Rows = Sequence[tuple[str, str, str]]  # what, its value, and why or what that means
+
+
+def show_table(title: str, rows: Rows, notes: Sequence[str] = (), *, rich: bool, stream: TextIO | None = None) -> None:
+    """Show a table once.
+
+    Args:
+        title: the line above it.
+        rows: of the table.
+        notes: lines that stand below it.
+        rich: whether a notebook shows the output.
+        stream: where lines go otherwise; standard output unless given.
+    """
+    text = table_text(title, rows, notes)
+    if rich:
+        Place().close({"text/html": table_html(title, rows, notes), "text/plain": text})
+    else:
+        out = sys.stdout if stream is None else stream
+        out.write(f"{text}\n")
+        out.flush()  # a boot's lines follow on another stream
+
+
+def table_text(title: str, rows: Rows, notes: Sequence[str] = ()) -> str:
+    """The table as lines.
+
+    Example:
+        >>> print(table_text("A plan", [("context", "2,048 tokens", "all that the model has")]))
+        A plan
+          context  2,048 tokens  all that the model has
+    """
+    first, second = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
+    lines = [f"  {what:<{first}}  {value:<{second}}  {why}".rstrip() for what, value, why in rows]
+    return printable("\n".join([title, *lines, *notes]))
+
+
+def table_html(title: str, rows: Rows, notes: Sequence[str] = ()) -> str:
+    """The table as HTML; every word is escaped, since a folder or a model can have any name."""
+    cell = '<td style="text-align: left; vertical-align: top; padding: 0 12px 0 0; background: none">'
+    body = "".join(
+        f'<tr style="background: none">{cell}{html.escape(what)}</td>{cell}<b>{html.escape(value)}</b></td>'
+        f"{cell}{html.escape(why)}</td></tr>"
+        for what, value, why in rows
+    )
+    table = f'<table style="margin: 4px 0; border: 0; font-size: inherit; color: inherit">{body}</table>'
+    below = "".join(f"<div>{html.escape(note)}</div>" for note in notes)
+    return framed(f"<b>{html.escape(title)}</b>{table}{below}", "done")
