@@ -204,6 +204,7 @@ class StandIn:
         version: str = "0.32.0",
         owned_by: str = "vllm",
         unix: str | None = None,
+        key: str | None = None,
     ) -> None:
         card: dict[str, Any] = {"id": model, "object": "model", "created": 1_750_000_000, "owned_by": owned_by}
         if max_model_len is not None:
@@ -222,7 +223,7 @@ class StandIn:
         self._arrival = threading.Condition(self._lock)
         self._closing = threading.Event()
         self._sockets: set[socket.socket] = set()
-        self._unix = unix
+        self._unix, self._key = unix, key
         handler = partial(_Handler, self)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler) if unix is None else _UnixServer(unix, handler)
         self._server.daemon_threads = False  # so that closing waits for them, and none outlives its test
@@ -282,6 +283,8 @@ class StandIn:
 
     def _reply_to(self, request: Request) -> Reply:
         path = request.path.partition("?")[0]
+        if self._key is not None and request.headers.get("authorization") != f"Bearer {self._key}":
+            return refuse(401, "Unauthorized")
         if path in self.pages:
             return self.pages[path]
         if path == "/tokenize":

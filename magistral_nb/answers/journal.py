@@ -155,14 +155,15 @@ class Journal:
 
     def _take(self, item: _Begun | _Piece | _Finished | threading.Event) -> None:
         """Sort an item to its answer."""
+        if isinstance(item, _Piece):
+            key, kind, piece = item
+            if (entry := self._entries.get(key)) is not None:
+                (entry.thinking if kind == "thinking" else entry.text).append(piece)
+                self._changed[key] = entry
+            return
         match item:
             case _Begun():
                 entry = self._entries[item.id] = Entry(*item)
-            case _Piece(key, kind, piece):
-                if key not in self._entries:
-                    return
-                entry = self._entries[key]
-                (entry.thinking if kind == "thinking" else entry.text).append(piece)
             case _Finished(answer, at):
                 known = self._entries.get(answer.id)
                 entry = known or Entry(answer.id, at - answer.seconds, answer.prompt, answer.model, answer.server)

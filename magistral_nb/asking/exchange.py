@@ -46,6 +46,7 @@ class Exchange:
         self._cut = threading.Event()
         self._late = False
         self._began = False
+        self._finished = False
 
     @property
     def was_cut(self) -> bool:
@@ -115,11 +116,8 @@ class Exchange:
                     return
             self.due = sent + self._endpoint.limits.first_token
             with _watchdog.watching(self):
-                finished = False
-                for event in self._decoded(response.iter_bytes()):
-                    finished = finished or isinstance(event, Finished)
-                    yield event
-            if not finished:
+                yield from self._decoded(response.iter_bytes())
+            if not self._finished:
                 raise Unreachable(
                     f"{self._endpoint.base_url} ended the stream without a finish reason: %magistral_status shows "
                     "whether it is up."
@@ -137,18 +135,26 @@ class Exchange:
                 yield from wire.close()
                 raise self._broken(error) from error
             if data is None:
-                yield from wire.close()
+                for event in wire.close():
+                    self._note(event)
+                    yield event
                 if self._late:
                     raise self._broken(None)
                 return
             came = time.monotonic()
             for event in wire.feed(data):
-                self._began = self._began or isinstance(event, Thinking | Said)
+                self._note(event)
                 yield event
             if self._began:
                 self.due = came + self.step
             if pace.pause_pays(came - asked) and not _has_more(self._socket):
                 time.sleep(PAUSE_SECONDS)
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, Thinking | Said):
+            self._began = True
+        elif isinstance(event, Finished):
+            self._finished = True
 
     def _broken(self, error: Exception | None) -> Unreachable:
         where, limits = self._endpoint.base_url, self._endpoint.limits

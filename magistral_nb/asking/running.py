@@ -79,13 +79,14 @@ class Running:
 
     def _collect(self) -> None:
         try:
+            add, show, keep, key = self.draft.add, self._arrived.put, self._journal.add, self.draft.id
             for event in self._stream.events():
-                self.draft.add(event)
-                self._arrived.put(event)
+                add(event)
+                show(event)
                 if isinstance(event, Thinking):
-                    self._journal.add(self.draft.id, "thinking", event.text)
+                    keep(key, "thinking", event.text)
                 elif isinstance(event, Said):
-                    self._journal.add(self.draft.id, "text", event.text)
+                    keep(key, "text", event.text)
         except AskFailed as error:
             self.error = error if self._explain is None else self._explain(error)
         except BaseException as error:  # noqa: BLE001 - it is raised again by `answer`, in the caller's thread

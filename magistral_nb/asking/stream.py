@@ -96,10 +96,14 @@ class Stream:
             # Costs the server the length of the trace for every chunk: bearable for one stream, not for many.
             body["stream_options"]["continuous_usage_stats"] = True
         exchange = self._begin(body)
+        budget = self.question.thinking_budget
         for event in exchange.events():
             match event:
+                case Thinking() if budget is None:
+                    thought.keep(event)
+                    yield event
                 case Thinking():
-                    yield from self._kept(event, thought)
+                    yield from self._within_budget(event, thought)
                     if thought.is_cut:
                         exchange.cut()
                         break
@@ -120,9 +124,9 @@ class Stream:
                 case _:
                     yield event
 
-    def _kept(self, event: Thinking, thought: _Thought) -> Iterator[Event]:
+    def _within_budget(self, event: Thinking, thought: _Thought) -> Iterator[Event]:
         """The part of a piece that the budget allows."""
-        if event.tokens is None and self.question.thinking_budget is not None:
+        if event.tokens is None:
             self._hang_up()
             raise Rejected(
                 f"{self.endpoint.base_url} does not count thinking tokens, so no budget can be kept: use "
@@ -143,7 +147,7 @@ class Stream:
         for event in exchange.events():
             match event:
                 case UsageReported(prompt, completion):
-                    total = None if completion is None else thought.tokens + completion
+                    total = None if completion is None or thought.tokens is None else thought.tokens + completion
                     both = None if prompt is None else prompt + thought.prompt_tokens
                     yield UsageReported(both, total, thought.tokens)
                 case Finished("stop"):
@@ -214,11 +218,12 @@ class Stream:
         wished, context = self.question.max_tokens, self.endpoint.context
         if wished is None:
             return None
-        left = max(1, wished - thought.tokens)
+        thinking_tokens = thought.tokens or 0
+        left = max(1, wished - thinking_tokens)
         if context is None or not self.endpoint.can.tokenize:
             return left
         prompt_tokens = thought.prompt_tokens or self._count_prompt()
-        return left if left < context - prompt_tokens - thought.tokens - _MARKS else None
+        return left if left < context - prompt_tokens - thinking_tokens - _MARKS else None
 
     def _note_on_length(self, *, by_context: bool) -> Iterator[Event]:
         """Say so where it was the context that ended a reply, and not the wished max_tokens."""
@@ -270,42 +275,45 @@ class _Thought:
     """What was thought so far, held against a budget.
 
     Attributes:
-        tokens: counted so far, at most the budget.
-        ids: of these tokens.
+        tokens: counted so far, at most the budget; None where a piece came without its count.
         is_cut: the thought went on past the budget.
         text_is_due: it was cut inside a piece of several tokens, whose text must be asked for.
         prompt_tokens: of the first request.
     """
 
     def __init__(self, budget: int | None) -> None:
-        self.tokens = 0
-        self.ids: list[int] = []
+        self.tokens: int | None = 0
         self.is_cut = budget == 0
         self.text_is_due = False
         self.prompt_tokens = 0
         self._budget = budget
-        self._parts: list[str] = []
+        self._kept: list[Thinking] = []
 
     @property
     def text(self) -> str:
-        return "".join(self._parts)
+        return "".join(piece.text for piece in self._kept)
 
-    def take(self, event: Thinking) -> Thinking:
-        """The part of the event that is within the budget; its text is empty where that is not known yet."""
-        tokens = event.tokens or 0
-        if self._budget is None or self.tokens + tokens <= self._budget:
-            self.tokens += tokens
-            self.ids += event.ids
-            self._parts.append(event.text)
-            return event
-        room = self._budget - self.tokens
+    @property
+    def ids(self) -> list[int]:
+        """Of the tokens counted."""
+        return [number for piece in self._kept for number in piece.ids]
+
+    def keep(self, piece: Thinking) -> Thinking:
+        """Take a piece whole."""
+        self._kept.append(piece)
+        self.tokens = None if self.tokens is None or piece.tokens is None else self.tokens + piece.tokens
+        return piece
+
+    def take(self, piece: Thinking) -> Thinking:
+        """The part of a counted piece that is within the budget; its text is empty where that is not known yet."""
+        room = (self._budget or 0) - (self.tokens or 0)
+        if (piece.tokens or 0) <= room:
+            return self.keep(piece)
         self.is_cut, self.text_is_due = True, room > 0
-        self.tokens = self._budget
-        self.ids += event.ids[:room]
-        return Thinking("", room, event.ids[:room])
+        return self.keep(Thinking("", room, piece.ids[:room]))
 
     def rest_of(self, whole: str) -> str:
-        """What `whole`, the text of all ids, has beyond the parts so far."""
+        """What `whole`, the text of all ids, has beyond the pieces so far."""
         rest = whole.removeprefix(self.text) if whole.startswith(self.text) else ""
-        self._parts.append(rest)
+        self._kept.append(Thinking(rest))
         return rest

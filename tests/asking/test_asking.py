@@ -69,6 +69,14 @@ def test_max_tokens_are_fitted_to_the_context(stand_in, server):
     assert 40_000 < sent < 40_960
 
 
+@pytest.mark.parametrize(("wished", "noted"), [(None, True), (10**6, True), (5, False)])
+def test_the_answer_says_when_the_context_cut_it(stand_in, server, wished, noted):
+    stand_in.enqueue(deltas([*GOOD[:1], finish("length"), done()]))
+    answer = magistral_nb.reason("2+2?", max_tokens=wished)
+    assert answer.finish_reason == "length"
+    assert [note.startswith("Cut by the context of 40,960 tokens") for note in answer.notes] == [True] * noted
+
+
 def test_a_question_longer_than_the_context_says_so(stand_in, server):
     with pytest.raises(errors.Rejected, match="context is 40,960"):
         magistral_nb.reason("word " * 50_000, max_tokens=10)

@@ -72,6 +72,16 @@ def test_max_tokens_hold_for_both_requests_together(stand_in, server):
     assert [request.json["max_tokens"] for request in stand_in.requests] == [100, 98]
 
 
+def test_what_the_context_does_not_leave_is_not_asked_for(stand_in, server):
+    """40,960 less a few of prompt: with the thought taken off, the wish would still be too much by the marks."""
+    stand_in.enqueue(deltas(THOUGHT, ending="hang"), deltas([content("4", [9]), finish("length"), done()]))
+    answer = magistral_nb.reason("2+2?", thinking_budget=2, max_tokens=10**6)
+    first, second = (request.json.get("max_tokens") for request in stand_in.requests)
+    assert first < 40_960
+    assert second is None, "the server takes what there is"
+    assert answer.notes[0].startswith("Cut by the context")
+
+
 def test_an_endpoint_that_is_no_vllm_refuses_clearly():
     with StandIn(owned_by="library") as ollama:
         magistral_nb.connect(ollama.url)

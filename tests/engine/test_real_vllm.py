@@ -20,11 +20,14 @@ import pytest
 
 import magistral_nb
 from magistral_nb import errors
+from magistral_nb.asking.endpoint import Question
+from magistral_nb.asking.running import Running
 from magistral_nb.serving import registry
 from magistral_nb.serving.catalogue import RELEASES
 from magistral_nb.serving.engine import find_engine
 from magistral_nb.serving.hardware import Gpu, Hardware
 from magistral_nb.serving.plan import Wishes, make_plan
+from magistral_nb.serving.server import find_server
 
 pytestmark = pytest.mark.engine
 
@@ -195,6 +198,57 @@ def test_nobody_asks_without_the_key(abacus):
     assert connected.endpoint.can.token_ids
     assert connected.endpoint.context == 2048
     assert state.api_key not in Path(state.log_path).read_text()
+
+
+def test_connecting_by_address_finds_out_what_the_real_vllm_can(abacus):
+    state = registry.load(abacus)
+    server = magistral_nb.connect(state.base_url, api_key=state.api_key, name="by-address", price_per_hour=3.6)
+    assert server.survey.title == f"vLLM 0.32.0 at {state.base_url}"
+    facts = {what: value for what, value, _ in server.survey.rows}
+    assert facts == {
+        "model": "abacus",
+        "context": "2,048 tokens",
+        "thinking": "reasoning",
+        "system prompt": "sent by us",
+        "counting": "by token ids",
+        "tokenize": "yes",
+        "thinking budget": "yes",
+    }
+    assert server.endpoint.system_prompt == state.system_prompt, "from the folder that vLLM names"
+    assert server.endpoint.can.running_usage
+    answer = server.reason(QUESTION, temperature=0)
+    ours = magistral_nb.reason(QUESTION, server=abacus, temperature=0)
+    assert (answer.thinking, answer.text, answer.usage) == (ours.thinking, ours.text, ours.usage)
+    assert answer.cost == pytest.approx(answer.seconds / 1000)
+
+
+def test_running_usage_counts_as_token_ids_do(abacus):
+    """What an endpoint without token ids is counted by, on the same thought."""
+    endpoint = find_server(abacus).endpoint
+    counted = Running(endpoint, Question(text=QUESTION, temperature=0)).follow([])
+    blind = replace(endpoint, can=replace(endpoint.can, token_ids=False))
+    seen = []
+
+    class Watch:
+        def update(self, _events, progress):
+            seen.append(progress.thinking_tokens)
+
+        def close(self, _answer):
+            pass
+
+    by_usage = Running(blind, Question(text=QUESTION, temperature=0)).follow([Watch()])
+    assert by_usage.usage == counted.usage
+    told = [tokens for tokens in seen if tokens]
+    assert told == sorted(told)
+    assert len(set(told)) > 3
+    assert counted.usage.thinking_tokens <= told[-1] <= counted.usage.thinking_tokens + 2, "the marks"
+
+
+def test_samples_with_a_budget(abacus):
+    answers = magistral_nb.reason(QUESTION, server=abacus, samples=3, thinking_budget=30, temperature=0)
+    assert [answer.usage.thinking_tokens for answer in answers] == [30] * 3
+    assert len({answer.text for answer in answers}) == 1, "greedy"
+    assert len({answer.id for answer in answers}) == 3
 
 
 GPUS = {

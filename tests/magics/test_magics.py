@@ -8,7 +8,8 @@ import threading
 import time
 
 import pytest
-from stand_in import content, deltas, done, finish, reasoning, refuse, usage
+from IPython.core.error import StdinNotImplementedError
+from stand_in import StandIn, content, deltas, done, finish, reasoning, refuse, usage
 
 from magistral_nb.magics.shown import CellFailed, CellInterrupted
 from magistral_nb.serving import registry
@@ -257,3 +258,41 @@ def test_a_taken_name_is_one_line_and_says_what_runs(shell, fake_engine, checkpo
     assert len(lines) == 1
     assert "context 2,048 tokens" in lines[0]
     server.stop()
+
+
+def test_connect_shows_what_was_found(shell, stand_in, capsys):
+    assert run(shell, f"%magistral_connect {stand_in.url} --price-per-hour 2").success
+    out = capsys.readouterr().out
+    assert f"vLLM 0.32.0 at {stand_in.url}" in out
+    assert "thinking budget  yes" in out
+
+
+def test_a_key_is_asked_for_hidden_and_shown_nowhere(shell, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr("getpass.getpass", lambda prompt: asked.append(prompt) or "sk-very-secret")
+    with StandIn(key="sk-very-secret") as guarded:
+        result = run(shell, f"s = %magistral_connect {guarded.url}")
+        assert result.success
+        assert asked == [f"Key for {guarded.url}: "]
+        guarded.enqueue(deltas(GOOD))
+        assert run(shell, "%%reason -o a\n2+2?").success
+        shown = capsys.readouterr()
+        texts = [shown.out, shown.err, repr(shell.user_ns["s"]), repr(shell.user_ns["s"].survey)]
+        assert not [text for text in texts if "secret" in text]
+
+
+def test_without_anybody_to_ask_the_refusal_says_where_the_key_goes(shell, capsys, monkeypatch):
+    def nobody(_prompt):
+        raise StdinNotImplementedError("no stdin")
+
+    monkeypatch.setattr("getpass.getpass", nobody)
+    with StandIn(key="k") as guarded:
+        assert not run(shell, f"%magistral_connect {guarded.url}").success
+    assert "set MAGISTRAL_NB_API_KEY" in "".join(capsys.readouterr())
+
+
+def test_a_key_in_a_cell_is_refused_and_not_repeated(shell, stand_in, capsys):
+    assert not run(shell, f"%magistral_connect {stand_in.url} --api-key sk-very-secret").success
+    said = "".join(capsys.readouterr())
+    assert "does not belong into a cell" in said
+    assert "secret" not in said
