@@ -150,7 +150,7 @@ def stop_options(prog: str) -> Parser:
 def logs_options(prog: str) -> Parser:
     """Of %magistral_logs and `magistral-nb logs`."""
     parser = name_options(prog, "Show the last lines of a server's log.")
-    parser.add_argument("--lines", type=int, default=50, metavar="N")
+    parser.add_argument("--lines", type=int, default=50, metavar="N", help="how many; 50 otherwise")
     return parser
 
 

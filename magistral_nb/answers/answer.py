@@ -41,6 +41,14 @@ class Usage:
     completion_tokens: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """What has arrived of an answer that is being streamed: lists that only grow, so that any thread may read them."""
+
+    thinking: list[str] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """One question's outcome: the thinking trace, the answer and what they cost.

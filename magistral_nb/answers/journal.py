@@ -1,7 +1,7 @@
 """Every answer goes to one SQLite file while it streams, so that a killed kernel loses its last second at most.
 
-Whoever reads a stream only puts pieces into a queue. One thread for each process and file takes them out and
-commits a few times a second; it ends when there is nothing to do and is started again by the next question.
+Whoever reads a stream only appends to lists. One thread for each process and file looks at them and commits twice
+a second; it ends when there is nothing to do and is started again by the next question.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import sys
 import threading
 import time
 import warnings
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from magistral_nb import paths
 from magistral_nb.answers import journal_file
+from magistral_nb.answers.answer import Answer, Pieces
 from magistral_nb.answers.journal_file import Entry, JournalFile
 from magistral_nb.answers.journal_schema import NewerJournal
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from magistral_nb.answers.answer import Answer
 
 SWITCH_VARIABLE = "MAGISTRAL_NB_JOURNAL"
 
-_TICK_SECONDS = 0.25  # from a piece to its commit
+_TICK_SECONDS = 0.5  # from a piece to its commit
+_GATHER_SECONDS = 0.1  # from a beginning or an end to its commit, which others may then share
 _LINGER_SECONDS = 5.0  # of the thread, when all is written
 _RETRY_SECONDS = 5.0  # after a write that failed
 _BUSY_SECONDS = 0.2  # after one that another process was in the way of
 _PATIENCE_SECONDS = 30.0  # with another process that holds the file, before anything is said
-_QUEUED_AT_MOST = 500_000  # pieces, if the disk hangs: finished answers come whole, so what is dropped is not missed
 _KEPT_AT_MOST = 5_000  # finished answers, if the disk fails for long
 _FAREWELL_SECONDS = 5.0  # for the last write when the process ends
 
@@ -45,12 +45,7 @@ class _Begun(NamedTuple):
     prompt: str
     model: str
     server: str
-
-
-class _Piece(NamedTuple):
-    id: str
-    kind: Literal["thinking", "text"]
-    piece: str
+    pieces: Pieces
 
 
 class _Finished(NamedTuple):
@@ -62,10 +57,11 @@ class Journal:
     """Keeps answers in one file. No method waits for the disk, but for `flush`; none raises.
 
     Example:
-        >>> from magistral_nb.answers.answer import Answer
+        >>> from magistral_nb.answers.answer import Answer, Pieces
         >>> import tempfile; from pathlib import Path
         >>> kept = Journal(Path(tempfile.mkdtemp()) / "answers.sqlite3")
-        >>> kept.begin("0" * 32, "2+2?", "abacus", "default"); kept.add("0" * 32, "thinking", "2+2=4.")
+        >>> pieces = Pieces()
+        >>> kept.begin("0" * 32, "2+2?", "abacus", "default", pieces); pieces.thinking.append("2+2=4.")
         >>> kept.finish(Answer(prompt="2+2?", thinking="2+2=4.", text="4", finish_reason="stop", id="0" * 32))
         >>> kept.flush()
         True
@@ -74,7 +70,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Touch nothing yet."""
         self.path = path
-        self._queue: queue.SimpleQueue[_Begun | _Piece | _Finished | threading.Event] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Begun | _Finished | threading.Event] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of `_thread`
         self._thread: threading.Thread | None = None
         self._hurry = threading.Event()
@@ -87,14 +83,9 @@ class Journal:
         self._retry_at = 0.0
         self._failing_since: float | None = None
 
-    def begin(self, id: str, prompt: str, model: str, server: str) -> None:  # noqa: A002 - an Answer's field
-        """A question is being sent."""
-        self._put(_Begun(id, time.time(), prompt, model, server))
-
-    def add(self, id: str, kind: Literal["thinking", "text"], piece: str) -> None:  # noqa: A002
-        """A piece of its thinking or of its answer has arrived."""
-        if self._queue.qsize() < _QUEUED_AT_MOST:
-            self._put(_Piece(id, kind, piece))
+    def begin(self, id: str, prompt: str, model: str, server: str, pieces: Pieces) -> None:  # noqa: A002
+        """A question is being sent; what arrives will be found in `pieces`."""
+        self._put(_Begun(id, time.time(), prompt, model, server, pieces))
 
     def finish(self, answer: Answer) -> None:
         """It has ended, in whatever way."""
@@ -107,7 +98,7 @@ class Journal:
         self._hurry.set()
         return done.wait(timeout) and not self._changed
 
-    def _put(self, item: _Begun | _Piece | _Finished | threading.Event) -> None:
+    def _put(self, item: _Begun | _Finished | threading.Event) -> None:
         self._queue.put(item)
         if self._thread is None:
             with self._lock, contextlib.suppress(RuntimeError):  # no thread can start while Python shuts down
@@ -124,7 +115,7 @@ class Journal:
                 if not self._entries and self._retire():
                     return
             else:
-                self._hurry.wait(_TICK_SECONDS)
+                self._hurry.wait(_GATHER_SECONDS)
                 self._hurry.clear()
                 with contextlib.suppress(queue.Empty):
                     while True:
@@ -133,9 +124,9 @@ class Journal:
                 self._commit()
 
     def _pause(self) -> float:
-        """Seconds to wait for the next item: until the next try where one has failed."""
+        """Seconds to wait for the next item: until the next look at open streams, or try where one has failed."""
         if self._failing_since is None:
-            return _LINGER_SECONDS
+            return _TICK_SECONDS if self._entries else _LINGER_SECONDS
         return min(max(self._retry_at - time.monotonic(), 0.01), _LINGER_SECONDS)
 
     def _retire(self) -> bool:
@@ -153,20 +144,15 @@ class Journal:
             self._file.close()
             self._file = None
 
-    def _take(self, item: _Begun | _Piece | _Finished | threading.Event) -> None:
+    def _take(self, item: _Begun | _Finished | threading.Event) -> None:
         """Sort an item to its answer."""
-        if isinstance(item, _Piece):
-            key, kind, piece = item
-            if (entry := self._entries.get(key)) is not None:
-                (entry.thinking if kind == "thinking" else entry.text).append(piece)
-                self._changed[key] = entry
-            return
         match item:
             case _Begun():
                 entry = self._entries[item.id] = Entry(*item)
             case _Finished(answer, at):
                 known = self._entries.get(answer.id)
-                entry = known or Entry(answer.id, at - answer.seconds, answer.prompt, answer.model, answer.server)
+                begun = at - answer.seconds
+                entry = known or Entry(answer.id, begun, answer.prompt, answer.model, answer.server, Pieces())
                 entry.answer = answer
                 self._entries[answer.id] = entry
             case _:
@@ -176,6 +162,7 @@ class Journal:
 
     def _commit(self) -> None:
         """Write what has changed, and let those go who wait for it."""
+        self._changed |= {key: entry for key, entry in self._entries.items() if entry.has_more}
         try:
             # Looking at a history that there is not must not make it.
             if not self._refused and (self._changed or self.path.exists()):
@@ -239,8 +226,7 @@ class Journal:
 
     def _forget_written(self) -> None:
         for entry in self._changed.values():
-            entry.thinking.clear()
-            entry.text.clear()
+            entry.written = entry.seen
             if entry.answer is not None:
                 self._entries.pop(entry.id, None)
         self._changed.clear()
@@ -256,10 +242,7 @@ class Journal:
 class NoJournal:
     """Keeps nothing: the journal is switched off."""
 
-    def begin(self, id: str, prompt: str, model: str, server: str) -> None:  # noqa: A002
-        """Keep nothing."""
-
-    def add(self, id: str, kind: Literal["thinking", "text"], piece: str) -> None:  # noqa: A002
+    def begin(self, id: str, prompt: str, model: str, server: str, pieces: Pieces) -> None:  # noqa: A002
         """Keep nothing."""
 
     def finish(self, answer: Answer) -> None:

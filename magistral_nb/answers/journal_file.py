@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
-    from magistral_nb.answers.answer import Answer
+    from magistral_nb.answers.answer import Answer, Pieces
 
 # Held by whoever uses a connection of this process. SQLite keeps its locks in memory that a fork copies, so
 # that a child of a process with an open connection could destroy the file: `journal` takes this before a fork.
@@ -37,8 +37,9 @@ class Entry:
 
     Attributes:
         created: when it was asked, seconds since the epoch.
-        thinking: pieces that arrived since the last write.
-        text: likewise.
+        pieces: all that has arrived.
+        written: how many of the thinking's and the text's are in the file.
+        seen: how many the last write found; that it was written is known once the transaction has ended.
         answer: once it is finished; the pieces do not matter then.
     """
 
@@ -47,9 +48,15 @@ class Entry:
     prompt: str
     model: str
     server: str
-    thinking: list[str] = dataclasses.field(default_factory=list)
-    text: list[str] = dataclasses.field(default_factory=list)
+    pieces: Pieces
+    written: tuple[int, int] = (0, 0)
+    seen: tuple[int, int] = (0, 0)
     answer: Answer | None = None
+
+    @property
+    def has_more(self) -> bool:
+        """Whether pieces have arrived that are not in the file."""
+        return (len(self.pieces.thinking), len(self.pieces.text)) != self.written
 
 
 class JournalFile:
@@ -98,7 +105,7 @@ class JournalFile:
         return identity(self._path) == self._identity
 
     def write(self, entries: Collection[Entry], tell: Callable[[str], None]) -> None:
-        """Write what the entries have in one transaction; they are left as they are.
+        """Write what the entries have in one transaction; of them only `seen` is changed.
 
         Without any it is a sign of life, for machines that cannot look whether this process runs.
 
@@ -121,7 +128,10 @@ class JournalFile:
             if entry.answer is not None:
                 self._finish(number, entry.answer)
                 return
-            for kind, pieces in (("thinking", entry.thinking), ("text", entry.text)):
+            thinking, text = entry.pieces.thinking, entry.pieces.text
+            entry.seen = (len(thinking), len(text))
+            news = (thinking[entry.written[0] : entry.seen[0]], text[entry.written[1] : entry.seen[1]])
+            for kind, pieces in zip(("thinking", "text"), news, strict=True):
                 if pieces:
                     row = (number, kind, time.time(), stored("".join(pieces)))
                     self._db.execute("INSERT INTO pieces (answer, kind, at, piece) VALUES (?, ?, ?, ?)", row)
@@ -137,6 +147,7 @@ class JournalFile:
             "INSERT INTO answers (id, created, prompt, model, server, writer) VALUES (?, ?, ?, ?, ?, ?)",
             (entry.id, entry.created, stored(entry.prompt), entry.model, entry.server, self._me),
         )
+        entry.written = (0, 0)  # the file may be another one than before
         return int(made.lastrowid or 0)
 
     def _finish(self, number: int, answer: Answer) -> None:

@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from magistral_nb.answers.answer import FINISH_REASONS, Answer, FinishReason, Usage
+from magistral_nb.answers.answer import FINISH_REASONS, Answer, FinishReason, Pieces, Usage
 from magistral_nb.asking.events import Event, Finished, Noted, PromptCounted, Said, Thinking, UsageReported
 
 _SECONDS_PER_HOUR = 3600
@@ -50,8 +50,7 @@ class Draft:
         self._started = time.monotonic()
         self._first: float | None = None
         self._last = self._started
-        self._thinking: list[str] = []
-        self._text: list[str] = []
+        self.pieces = Pieces()
         self._notes: list[str] = []
         self._thinking_tokens: int | None = 0
         self._answer_tokens: int | None = 0
@@ -65,11 +64,11 @@ class Draft:
         """Take in the next event of the stream; of several choices, only the first."""
         match event:
             case Thinking(text, tokens, choice=0):
-                self._thinking.append(text)
+                self.pieces.thinking.append(text)
                 self._thinking_tokens = _sum(self._thinking_tokens, tokens)
                 self._state = "thinking"
             case Said(text, tokens, choice=0):
-                self._text.append(text)
+                self.pieces.text.append(text)
                 self._answer_tokens = _sum(self._answer_tokens, tokens)
                 self._state = "answering"
             case PromptCounted(tokens):
@@ -120,8 +119,8 @@ class Draft:
         seconds, price = self._last - self._started, self._price_per_hour
         return Answer(
             prompt=self.prompt,
-            thinking="".join(self._thinking),
-            text="".join(self._text),
+            thinking="".join(self.pieces.thinking),
+            text="".join(self.pieces.text),
             finish_reason=cast("FinishReason", reason),
             usage=self._usage(),
             seconds=seconds,

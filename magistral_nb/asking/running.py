@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from magistral_nb.answers.journal import journal
 from magistral_nb.asking.draft import Draft
-from magistral_nb.asking.events import Said, Thinking
 from magistral_nb.asking.stream import Stream
 from magistral_nb.errors import AskFailed, Interrupted, MagistralError
 
@@ -64,7 +63,7 @@ class Running:
         self._over = threading.Event()
         self._explain, self._when_over = explain, when_over
         self._journal = journal()
-        self._journal.begin(self.draft.id, question.text, endpoint.model, endpoint.server)
+        self._journal.begin(self.draft.id, question.text, endpoint.model, endpoint.server, self.draft.pieces)
         self._thread = threading.Thread(target=self._read, name="magistral_nb stream", daemon=True)
         self._thread.start()
 
@@ -79,14 +78,10 @@ class Running:
 
     def _collect(self) -> None:
         try:
-            add, show, keep, key = self.draft.add, self._arrived.put, self._journal.add, self.draft.id
+            add, show = self.draft.add, self._arrived.put
             for event in self._stream.events():
                 add(event)
                 show(event)
-                if isinstance(event, Thinking):
-                    keep(key, "thinking", event.text)
-                elif isinstance(event, Said):
-                    keep(key, "text", event.text)
         except AskFailed as error:
             self.error = error if self._explain is None else self._explain(error)
         except BaseException as error:  # noqa: BLE001 - it is raised again by `answer`, in the caller's thread

@@ -28,8 +28,9 @@ class Place:
         """
         from IPython.display import display
 
-        display(bundle, metadata=metadata, raw=True, display_id=self._id, update=self._shown)
-        self._shown = True
+        # Set before: an interrupt often comes when the page has the first content and this has not returned yet.
+        update, self._shown = self._shown, True
+        display(bundle, metadata=metadata, raw=True, display_id=self._id, update=update)
 
     def close(self, bundle: dict[str, Any]) -> None:
         """Show a MIME bundle for good; does nothing the second time."""

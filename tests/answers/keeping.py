@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings, strategies as st
 
 from magistral_nb import Answer, Usage, paths
 from magistral_nb.answers import journal_file
+from magistral_nb.answers.answer import Pieces
 from magistral_nb.answers.journal import journal
 
 anything = st.text(st.characters(exclude_categories=()))  # halves of characters and NUL too
@@ -52,9 +53,7 @@ def an_answer(**changes) -> Answer:
 def keep(answer: Answer) -> None:
     """As whoever reads a stream does it."""
     kept = journal()
-    kept.begin(answer.id, answer.prompt, answer.model, answer.server)
-    kept.add(answer.id, "thinking", answer.thinking)
-    kept.add(answer.id, "text", answer.text)
+    kept.begin(answer.id, answer.prompt, answer.model, answer.server, Pieces([answer.thinking], [answer.text]))
     kept.finish(answer)
 
 
@@ -77,7 +76,7 @@ def kernel(code: str, *arguments: str) -> subprocess.Popen:
     """Another process that keeps answers; `said` in it writes a line to us."""
     head = """
 import sys, time, uuid
-from magistral_nb.answers.answer import Answer
+from magistral_nb.answers.answer import Answer, Pieces
 from magistral_nb.answers.journal import journal
 def said(*words): print(*words, flush=True)
 """

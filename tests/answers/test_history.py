@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from magistral_nb import Answer, MagistralError, Usage, history, paths, recall
+from magistral_nb.answers.answer import Pieces
 from magistral_nb.answers.history import find_by_id, full_text_query, moment
 from magistral_nb.answers.journal import journal
 from magistral_nb.errors import InvalidOption
@@ -20,7 +21,7 @@ NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 def keep(key: str, prompt: str = "2+2?", **changes) -> Answer:
     given = {"thinking": "Let me add.", "text": "4", "finish_reason": "stop", "server": "default", "model": "m"}
     answer = Answer(id=key.ljust(32, "0"), prompt=prompt, **(given | changes))
-    journal().begin(answer.id, prompt, answer.model, answer.server)
+    journal().begin(answer.id, prompt, answer.model, answer.server, Pieces())
     journal().finish(answer)
     return answer
 

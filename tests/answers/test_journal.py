@@ -14,6 +14,7 @@ from hypothesis import given, strategies as st
 
 from magistral_nb import paths, recall
 from magistral_nb.answers import journal as journal_module, journal_file
+from magistral_nb.answers.answer import Pieces
 from magistral_nb.answers.history import history
 from magistral_nb.answers.journal import NoJournal, journal
 from magistral_nb.answers.journal_row import CUT_SHORT, STILL_STREAMING
@@ -22,13 +23,13 @@ from magistral_nb.answers.journal_row import CUT_SHORT, STILL_STREAMING
 @in_one_home
 @given(st.lists(st.tuples(st.sampled_from(["thinking", "text", "flush"]), anything), max_size=8))
 def test_pieces_add_up(pieces):
-    key, kept = new_id(), journal()
-    kept.begin(key, "2+2?", "m", "default")
+    key, kept, arrived = new_id(), journal(), Pieces()
+    kept.begin(key, "2+2?", "m", "default", arrived)
     for kind, piece in pieces:
         if kind == "flush":
             assert kept.flush()
         else:
-            kept.add(key, kind, piece)
+            getattr(arrived, kind).append(piece)
     whole = {kind: "".join(piece for of, piece in pieces if of == kind) for kind in ("thinking", "text")}
     so_far, expected = recall(key), an_answer(**whole)  # which puts halves of characters together
     assert (so_far.thinking, so_far.text) == (expected.thinking, expected.text)
@@ -41,9 +42,7 @@ def test_nothing_waits_for_the_disk():
     kept, answer = journal(), an_answer()
     keep(an_answer())
     with journal_file.in_use:  # a disk that hangs
-        kept.begin(answer.id, "2+2?", "m", "default")
-        for _ in range(1000):
-            kept.add(answer.id, "thinking", "hm ")
+        kept.begin(answer.id, "2+2?", "m", "default", Pieces(["hm "] * 1000))
         kept.finish(answer)
         assert not kept.flush(timeout=0.01)
     assert recall(answer.id) == answer
@@ -84,7 +83,7 @@ def test_it_follows_the_home(monkeypatch, tmp_path):
 
 def test_an_idle_journal_ends_its_thread_and_begins_again(monkeypatch):
     monkeypatch.setattr(journal_module, "_LINGER_SECONDS", 0.001)
-    monkeypatch.setattr(journal_module, "_TICK_SECONDS", 0.001)
+    monkeypatch.setattr(journal_module, "_GATHER_SECONDS", 0.001)
     kept, several = journal(), [an_answer() for _ in range(100)]
     for answer in several:
         kept.finish(answer)
@@ -107,8 +106,7 @@ kept = journal()
 said("ready"); sys.stdin.readline()
 for n in range(25):
     key, prompt = uuid.uuid4().hex, f"kernel {sys.argv[1]} question {n}"
-    kept.begin(key, prompt, "m", "default")
-    kept.add(key, "thinking", "hm")
+    kept.begin(key, prompt, "m", "default", Pieces(["hm"]))
     time.sleep(0.005)
     kept.finish(Answer(prompt=prompt, thinking="hm", text="4", finish_reason="stop", id=key))
 """
@@ -127,11 +125,11 @@ for n in range(25):
 @pytest.mark.parametrize("after", [0.0, 0.15, 0.3])
 def test_a_killed_process_loses_its_last_second_at_most(after):
     code = """
-kept, key = journal(), uuid.uuid4().hex
-kept.begin(key, "How long?", "m", "default")
+kept, key, pieces = journal(), uuid.uuid4().hex, Pieces()
+kept.begin(key, "How long?", "m", "default", pieces)
 said(key)
 while True:
-    kept.add(key, "thinking", f"{time.monotonic()} ")
+    pieces.thinking.append(f"{time.monotonic()} ")
     time.sleep(0.002)
 """
     process = kernel(code)
@@ -156,8 +154,7 @@ while True:
 def test_a_process_that_ends_writes_what_it_has():
     code = """
 kept, key = journal(), uuid.uuid4().hex
-kept.begin(key, "Well?", "m", "default")
-kept.add(key, "text", "said at last")
+kept.begin(key, "Well?", "m", "default", Pieces([], ["said at last"]))
 import multiprocessing
 def ask():
     journal().finish(Answer(prompt="", thinking="", text="child", finish_reason="stop", id="c" * 32))
@@ -174,8 +171,8 @@ said(key)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_fork_has_a_journal_of_its_own():
     kept, mine, childs = journal(), an_answer(), an_answer(text="child")
-    kept.begin(mine.id, "2+2?", "m", "default")
-    kept.add(mine.id, "text", "before")
+    pieces = Pieces([], ["before"])
+    kept.begin(mine.id, "2+2?", "m", "default", pieces)
     kept.flush()
     assert kept._file is not None
     with warnings.catch_warnings():
@@ -188,7 +185,7 @@ def test_a_fork_has_a_journal_of_its_own():
             os._exit(0 if good and recall(childs.id) == childs else 1)
         finally:
             os._exit(2)
-    kept.add(mine.id, "text", " after")
+    pieces.text.append(" after")
     assert os.waitpid(child, 0)[1] == 0
     assert recall(mine.id).text == "before after", "the parent's answer is not finished by its child"
     assert history()["finish_reason"].tolist() == ["stop", None]

@@ -18,6 +18,7 @@ from hypothesis import given, settings, strategies as st
 
 from magistral_nb import Answer, Usage, paths, recall
 from magistral_nb.answers import journal as journal_module, journal_file
+from magistral_nb.answers.answer import Pieces
 from magistral_nb.answers.file_system import network_type
 from magistral_nb.answers.history import history
 from magistral_nb.answers.journal import Journal, journal
@@ -166,12 +167,14 @@ def test_a_damaged_file_is_moved_aside(where):
 def test_a_deleted_file_is_begun_anew():
     keep(before := an_answer())
     open_ = an_answer(text="more")
-    journal().begin(open_.id, "2+2?", "m", "default")
+    pieces = Pieces(["from the"], [])
+    journal().begin(open_.id, "2+2?", "m", "default", pieces)
     journal().flush()
     for file in paths.journal().parent.iterdir():
         file.unlink()
-    journal().add(open_.id, "text", "more")
+    pieces.text.append("more")
     journal().flush()
+    assert (recall(open_.id).thinking, recall(open_.id).text) == ("from the", "more"), "all of what is under way"
     assert history()["id"].tolist() == [open_.id]
     journal().finish(open_)
     assert recall(open_.id) == open_
@@ -300,8 +303,7 @@ def test_a_writer_is_told_from_a_later_one_with_its_number():
 
 def test_what_was_given_up_too_early_is_corrected():
     kept, answer = journal(), an_answer(text="the true end")
-    kept.begin(answer.id, "2+2?", "m", "default")
-    kept.add(answer.id, "text", "half")
+    kept.begin(answer.id, "2+2?", "m", "default", Pieces([], ["half"]))
     kept.flush()
     wait_until_closed()
     with contextlib.closing(sqlite3.connect(paths.journal())) as db:  # as another machine sees a long silence

@@ -23,7 +23,7 @@ import uuid
 from pathlib import Path
 
 from magistral_nb import paths
-from magistral_nb.answers.answer import Answer, Usage
+from magistral_nb.answers.answer import Answer, Pieces, Usage
 from magistral_nb.answers.history import history, recall
 from magistral_nb.answers.journal import journal
 
@@ -31,12 +31,13 @@ ANSWER_BYTES = 2000
 WORDS = ("prime", "therefore", "rareword", "the", '"because of"', "remain", "prime therefore")
 STREAM = """
 import sys, time, uuid
+from magistral_nb.answers.answer import Pieces
 from magistral_nb.answers.journal import journal
-kept, key = journal(), uuid.uuid4().hex
-kept.begin(key, "How long?", "m", "default")
+kept, key, pieces = journal(), uuid.uuid4().hex, Pieces()
+kept.begin(key, "How long?", "m", "default", pieces)
 print(key, flush=True)
 while True:
-    kept.add(key, "thinking", f"{time.monotonic()} ")
+    pieces.thinking.append(f"{time.monotonic()} ")
     time.sleep(0.001)
 """
 
@@ -53,7 +54,6 @@ def main() -> None:
         rival = Rival(Path(folder) / "rival.sqlite3")
         write(answers, rival)
         search(rival)
-        call_costs()
     with tempfile.TemporaryDirectory() as folder:
         os.environ[paths.HOME_VARIABLE] = folder
         kill(chosen.kills)
@@ -118,10 +118,10 @@ def write(answers: list[Answer], rival: Rival) -> None:
         batch = answers[begin : begin + 5000]
         start = time.perf_counter()
         for answer in batch:
-            kept.begin(answer.id, answer.prompt, answer.model, answer.server)
-            for at in range(0, len(answer.thinking), 400):
-                kept.add(answer.id, "thinking", answer.thinking[at : at + 400])
-            kept.add(answer.id, "text", answer.text)
+            pieces = Pieces(
+                [answer.thinking[at : at + 400] for at in range(0, len(answer.thinking), 400)], [answer.text]
+            )
+            kept.begin(answer.id, answer.prompt, answer.model, answer.server, pieces)
             kept.finish(answer)
         if not kept.flush(600):
             raise SystemExit("the journal could not write")
@@ -168,16 +168,6 @@ def timed(call, *given, **options):
     start = time.perf_counter()
     found = call(*given, **options)
     return time.perf_counter() - start, found
-
-
-def call_costs() -> None:
-    """What the thread that reads a stream pays for one piece."""
-    kept, key = journal(), uuid.uuid4().hex
-    kept.begin(key, "?", "m", "default")
-    start = time.perf_counter()
-    for _ in range(100_000):
-        kept.add(key, "thinking", "word ")
-    print(f"\none piece costs its stream {(time.perf_counter() - start) / 100_000 * 1e6:.2f} µs")
 
 
 def kill(times: int) -> None:

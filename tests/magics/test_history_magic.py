@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from magistral_nb import Answer, Usage, cli
+from magistral_nb.answers.answer import Pieces
 from magistral_nb.answers.history import history
 from magistral_nb.answers.journal import journal
 from magistral_nb.magics.shown import CellFailed
@@ -28,7 +29,7 @@ def kept() -> list[Answer]:
         Answer(prompt="Is 7 prime?", thinking="", text="", finish_reason="interrupted", id="1234" * 8, server="other"),
     ]
     for answer in several:
-        journal().begin(answer.id, answer.prompt, answer.model, answer.server)
+        journal().begin(answer.id, answer.prompt, answer.model, answer.server, Pieces())
         journal().finish(answer)
     return several
 
@@ -117,8 +118,7 @@ def test_in_a_terminal_an_id(kept, capsys):
 
 
 def test_a_streaming_answer_has_no_end_yet(capsys):
-    journal().begin("f" * 32, "Well?", "m", "default")
-    journal().add("f" * 32, "text", "As I was saying")
+    journal().begin("f" * 32, "Well?", "m", "default", Pieces([], ["As I was saying"]))
     (line,) = history_table(history(), width=120).splitlines()[1:]
     assert line.split()[-5:] == ["Well?", "As", "I", "was", "saying"]
     assert "nan" not in line.lower()
