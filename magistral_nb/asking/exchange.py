@@ -35,11 +35,20 @@ class Exchange:
     connections and errors, while the body is read raw: its typed chunks cost ten times as much.
     """
 
-    def __init__(self, endpoint: Endpoint, body: dict[str, Any], *, begins: Begins = "anyhow") -> None:
-        """Nothing is sent before `events()`; `begins` says what the prompt has opened already, see Trace."""
+    def __init__(
+        self, endpoint: Endpoint, body: dict[str, Any], *, begins: Begins = "anyhow", at_once: bool = False
+    ) -> None:
+        """Nothing is sent before `events()`.
+
+        Args:
+            endpoint: whom to ask.
+            body: of the request.
+            begins: what the prompt has opened already, see Trace.
+            at_once: hand each piece on when it comes, since somebody is going to cut; see Pace.
+        """
         self.due = 0.0
         self.step = endpoint.limits.silence
-        self._begins = begins
+        self._begins, self._at_once = begins, at_once
         self._endpoint, self._body = endpoint, body
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
@@ -147,7 +156,8 @@ class Exchange:
                 yield event
             if self._began:
                 self.due = came + self.step
-            if pace.pause_pays(came - asked) and not _has_more(self._socket):
+            may_rest = not self._finished and not self._at_once
+            if may_rest and pace.pause_pays(came - asked) and not _has_more(self._socket):
                 time.sleep(PAUSE_SECONDS)
 
     def _note(self, event: Event) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-PAUSE_SECONDS = 0.05  # as long as a view's own beat: nobody sees it
+PAUSE_SECONDS = 0.03  # below a view's own beat: nobody sees it
 
 _WAITED_SECONDS = 60e-6  # what lies in the client's buffer comes in 10 to 40 microseconds
 _COLD = 2  # pieces; the first after a pause comes slowly from anywhere

@@ -192,7 +192,8 @@ class Stream:
 
     def _begin(self, body: dict[str, Any], *, begins: Begins = "anyhow") -> Exchange:
         with self._lock:
-            self._exchange = Exchange(self.endpoint, body, begins=begins)
+            at_once = self._thinks and self.question.thinking_budget is not None
+            self._exchange = Exchange(self.endpoint, body, begins=begins, at_once=at_once)
             if self.stopped or (self._hurried and self._thinks):
                 self._exchange.cut()
             return self._exchange

@@ -10,6 +10,7 @@ from stand_in import StandIn, content, deltas, done, finish, hang, reasoning, re
 
 import magistral_nb
 from magistral_nb import errors
+from magistral_nb.asking import client
 from magistral_nb.asking.events import Said, Thinking
 
 GOOD = [
@@ -100,7 +101,8 @@ def test_refusals_are_typed_and_one_line(stand_in, server, reply, error, says):
     assert view.closed.finish_reason == "error"
 
 
-def test_a_server_that_went_away_is_unreachable(stand_in, server):
+def test_a_server_that_went_away_is_unreachable(stand_in, server, monkeypatch):
+    monkeypatch.setattr(client, "_FIRST_PAUSE", 0.01)
     stand_in.close()
     with pytest.raises(errors.Unreachable, match="Nothing answers"):
         magistral_nb.reason("2+2?")

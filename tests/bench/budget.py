@@ -3,12 +3,12 @@
     python tests/bench/budget.py [--times 5] [--budgets 0 1 5 100 1000]
 
 A proxy in another process stands before the server, and notes when what passes. Own time is what we add to the
-server's: from the moment at which the token behind the budget has left the proxy for us until the whole second
-request has reached it, without the server's own time for /detokenize in between, plus the time from the end of
-the last reply until `reason` returns. Where nothing is cut, at a budget of 0, the first part begins with the
-call. The target is 0.1 s. Rivals, at the same server: vLLM's own `thinking_token_budget`, which it takes and
-which does nothing with a Mistral tokenizer, and max_tokens, which cuts and never answers. The first gets a
-max_tokens of the budget and a hundred more, or it would think until the context is full.
+server's. "asking": from the moment at which the token behind the budget has left the proxy for us until the
+whole second request has reached it, without the server's own time for /detokenize in between; where nothing is
+cut, at a budget of 0, it begins with the call. "return": from the end of the last reply until `reason` returns.
+The target is 0.1 s for both together. Rivals, at the same server: vLLM's own `thinking_token_budget`, which it
+takes and which does nothing with a Mistral tokenizer, and max_tokens, which cuts and never answers. The first
+gets a max_tokens of the budget and a hundred more, or it would think until the context is full.
 """
 
 from __future__ import annotations
@@ -123,12 +123,17 @@ def passed(proxy: str) -> list[Passed]:
 
 
 class Row(NamedTuple):
-    """What one question came to."""
+    """What one question came to; own time has its two parts."""
 
     kept: int
     answered: bool
-    own: float | None
     wall: float
+    asking: float | None = None
+    returning: float | None = None
+
+    @property
+    def own(self) -> float:
+        return (self.asking or 0.0) + (self.returning or 0.0)
 
 
 def ours(proxy: str, budget: int) -> Row:
@@ -140,9 +145,8 @@ def ours(proxy: str, budget: int) -> Row:
     first, last = requests[0], requests[-1]
     cut = began if first is last else next(when for when, count in first.tokens if count > budget)
     served = sum(aside.ended - aside.sent for aside in requests[1:-1])
-    own = last.sent - cut - served + returned - last.ended
-    assert answer.usage.thinking_tokens is not None
-    return Row(answer.usage.thinking_tokens, answer.text == ANSWER, own, returned - began)
+    kept, answered = answer.usage.thinking_tokens, answer.text == ANSWER
+    return Row(kept, answered, returned - began, last.sent - cut - served, returned - last.ended)
 
 
 def vllm_s_own(server: magistral_nb.Server, budget: int) -> Row:
@@ -163,7 +167,7 @@ def rival(server: magistral_nb.Server, **fields: int) -> Row:
     details = said["usage"].get("completion_tokens_details") or {}
     kept = details.get("reasoning_tokens", said["usage"]["completion_tokens"])
     text = said["choices"][0]["message"].get("content") or ""
-    return Row(kept, text.strip() == ANSWER, None, time.monotonic() - began)
+    return Row(kept, text.strip() == ANSWER, time.monotonic() - began)
 
 
 def line(name: str, budget: int, rows: list[Row]) -> str:
@@ -171,9 +175,12 @@ def line(name: str, budget: int, rows: list[Row]) -> str:
     exact = "exact" if kept == [budget] else f"{kept[-1] - budget:+,}"
     answered = f"{sum(row.answered for row in rows)}/{len(rows)}"
     wall = statistics.median(row.wall for row in rows)
-    own = [row.own for row in rows if row.own is not None]
-    cost = f"{statistics.median(own) * 1e3:>10.1f}{max(own) * 1e3:>10.1f}" if own else " " * 20
-    return f"{name:<26}{budget:>7,}{kept[-1]:>8,}{exact:>8}{answered:>10}{cost}{wall:>10.2f}"
+    cost = " " * 36
+    if rows[0].asking is not None:
+        parts = [[row.asking for row in rows], [row.returning for row in rows], [row.own for row in rows]]
+        medians = [*map(statistics.median, parts), max(parts[-1])]
+        cost = "".join(f"{seconds * 1e3:>9.1f}" for seconds in medians)
+    return f"{name:<24}{budget:>6,}{kept[-1]:>8,}{exact:>7}{answered:>10}{cost}{wall:>8.2f}"
 
 
 def main() -> None:
@@ -211,12 +218,13 @@ def compare(proxy: str, server: magistral_nb.Server, budgets: list[int], times: 
     with urllib.request.urlopen(server.base_url.replace("/v1", "/version"), timeout=10) as reply:
         engine = json.load(reply)["version"]
     print(f"Python {platform.python_version()}, openai {version('openai')}, vLLM {engine} on a CPU; {times} times\n")
-    print(f"{'':26}{'':>7}{'tokens':>8}{'':>8}{'':>10}{'own time, ms':>20}{'wall,':>10}")
-    print(f"{'':26}{'budget':>7}{'kept':>8}{'':>8}{'answered':>10}{'median':>10}{'largest':>10}{'s':>10}")
+    print(f"{'':38}{'':>17}{'own time, ms: median of':>29}{'':>7}{'wall,':>8}")
+    print(f"{'':24}{'budget':>6}{'kept':>8}{'answered':>17}", end="")
+    print(f"{'asking':>9}{'return':>9}{'both':>9}{'largest':>9}{'s':>8}")
     worst = 0.0
     for budget in budgets:
         rows = [ours(proxy, budget) for _ in range(times)]
-        worst = max(worst, *(row.own or 0.0 for row in rows))
+        worst = max(worst, *(row.own for row in rows))
         print(line("thinking_budget", budget, rows))
         for name, way in (("vLLM's own parameter", vllm_s_own), ("max_tokens", max_tokens)):
             row = way(server, budget)

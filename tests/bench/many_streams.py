@@ -88,7 +88,7 @@ class Steps:
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
                 writer.write(b"Content-Length: %d\r\n\r\n" % len(page) + page)
                 continue
-            count = body["max_tokens"]
+            count = body.get("max_tokens", 1)
             writer.write(START + chunked(role(list(range(PROMPT_TOKENS)))))
             ended = self.ended[writer] = asyncio.Event()
             self.left[writer] = count

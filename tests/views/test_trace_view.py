@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import types
 
+import IPython.display
 import pytest
 
 from magistral_nb.answers.answer import Answer
@@ -47,6 +49,22 @@ def test_it_is_shown_once_and_then_replaced_by_static_html(page):
     assert last["id"] == first["id"]
     assert set(last["content"]) == {"text/html", "text/plain"}
     assert len(page.closed) == 2  # the widget and its layout
+
+
+def test_an_interrupt_while_it_appears_leaves_one_output(page, monkeypatch):
+    display = IPython.display.display
+
+    def interrupted(*arguments, **options):
+        display(*arguments, **options)
+        raise KeyboardInterrupt
+
+    view = TraceView()
+    with monkeypatch.context() as patch:
+        patch.setattr("IPython.display.display", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            view.open()
+    view.close(answer())
+    assert [shown["update"] for shown in page.displays] == [False, True]
 
 
 def test_updates_after_the_end_show_nothing(page):
@@ -121,6 +139,17 @@ def test_folded_is_the_readers_choice(page, folded):
     view = TraceView(folded=folded)
     view.open()
     assert page.opened[-1]["state"]["folded"] is folded
+
+
+def test_in_colab_the_page_is_told_which_widget_manager_to_load(page, monkeypatch):
+    """Colab's page has none but for its own widgets; anywidget asks its `google.colab.output` for one."""
+    manager = types.SimpleNamespace(_installed_url="https://example.org/manager.js")
+    output = types.SimpleNamespace(enable_custom_widget_manager=lambda: None, _widgets=manager)
+    monkeypatch.setitem(sys.modules, "google.colab.output", output)
+    TraceView().open()
+    (shown,) = page.displays
+    told = shown["metadata"]["application/vnd.jupyter.widget-view+json"]["colab"]
+    assert told == {"custom_widget_manager": {"url": manager._installed_url}}
 
 
 def test_importing_the_views_costs_no_widgets():
