@@ -126,6 +126,7 @@ def command(*words, **options):
 
 
 @pytest.mark.engine
+@pytest.mark.engine
 def test_lab_opens_the_quickstart(tmp_path):
     """A real JupyterLab, also for root, with options of its own; the browser is one that only notes the page."""
     log, page = (tmp_path / "log").open("w"), tmp_path / "page"
@@ -146,6 +147,7 @@ def test_lab_opens_the_quickstart(tmp_path):
         lab.wait(20)
 
 
+@pytest.mark.engine
 def test_a_reader_that_has_seen_enough_is_no_error(stand_in):
     stand_in.enqueue(deltas([content("word " * 50_000), finish("stop"), done()]))
     asked = command("ask", "--server", stand_in.url, "x", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -155,6 +157,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(stand_in):
     assert b"Traceback" not in asked.stderr.read()
 
 
+@pytest.mark.engine
 def test_a_full_disk_is_one_line(stand_in):
     stand_in.enqueue(deltas(GOOD))
     with Path("/dev/full").open("w") as full:

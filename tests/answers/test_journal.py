@@ -95,6 +95,7 @@ def test_an_idle_journal_ends_its_thread_and_begins_again(monkeypatch):
     assert rows("SELECT * FROM writers") == []
 
 
+@pytest.mark.engine
 def test_an_answer_is_kept_although_it_never_began():
     journal().finish(answer := an_answer(seconds=3.0))
     assert recall(answer.id) == answer
@@ -122,6 +123,8 @@ for n in range(25):
     assert set(found["finish_reason"]) == {"stop"}
 
 
+@pytest.mark.engine
+@pytest.mark.engine
 @pytest.mark.parametrize("after", [0.0, 0.15, 0.3])
 def test_a_killed_process_loses_its_last_second_at_most(after):
     code = """

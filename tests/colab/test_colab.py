@@ -33,7 +33,7 @@ FAST = "not long and not engine and not browser"
 # IPython 7 wants it and the image lacks it. This one is of the image's day: later ones replace the image's parso.
 JEDI = "jedi==0.19.2"
 # These use every dependency whose floor is below Colab's version.
-TOUCHING_FLOORS = ["asking", "kernel", "serving", "views"]
+TOUCHING_FLOORS = ["asking", "serving", "views"]
 
 
 @dataclass
@@ -124,9 +124,9 @@ def floors() -> dict[str, str]:
     }
 
 
-def run_tests(image: Image, tests: Iterable[str], **environment: str) -> None:
+def run_tests(image: Image, tests: Iterable[str], *, marks: str = FAST, **environment: str) -> None:
     chosen = [ROOT / "tests" / each for each in tests]
-    options = ["-q", "--tb=short", "-p", "no:cacheprovider", "-m", FAST]
+    options = ["-q", "--tb=short", "-p", "no:cacheprovider", "-m", marks]
     shown = run([image.python, "-m", "pytest", *options, *chosen], **environment)
     print(shown)
     assert re.search(r"\d{2,} passed", shown), shown
@@ -153,6 +153,7 @@ def test_installing_this_replaces_nothing(image):
 
 def test_it_works_on_the_image(image):
     run_tests(image, ["."])
+    run_tests(image, ["kernel"], marks="engine")
     now = versions(image.python)
     assert {name: now[name] for name in pins()} == pins(), "the tests' own tools replaced something"
 
@@ -164,3 +165,4 @@ def test_it_works_with_the_lowest_versions(image):
     now = versions(image.python, PYTHONPATH=str(folder))
     assert {name: Version(now[name]) for name in lower} == {name: Version(floor) for name, floor in lower.items()}
     run_tests(image, TOUCHING_FLOORS, PYTHONPATH=str(folder))
+    run_tests(image, ["kernel"], marks="engine", PYTHONPATH=str(folder))

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from jupyter_client.blocking.client import BlockingKernelClient
     from stand_in import StandIn
 
+pytestmark = pytest.mark.engine  # a real process each
+
 GOOD = [reasoning("2 + 2 <b>is 4.", [1, 2, 3]), content("It is **4**.", [4]), finish("stop"), usage(9, 5, 3), done()]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PATIENCE = 60  # seconds; a busy machine takes ten to import ipywidgets
