@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import atexit
 import json
+import signal
 import ssl
 import sys
 import threading
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 _REAL_ENGINES = paths.engines()
+# A shell without job control starts what runs in its background deaf to Ctrl-C, and so would be all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -126,7 +126,16 @@ async def areason(
 
 
 async def areason(
-    question: str, *, server: Server | str | None = None, samples: int = 1, **how: Unpack[How]
+    question: str,
+    *,
+    server: Server | str | None = None,
+    samples: int = 1,
+    thinking_budget: int | None = None,
+    system: str | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    max_tokens: int | None = None,
+    seed: int | None = None,
 ) -> Answer | Answers:
     """`reason`, awaited: many can run at once in one event loop, and each can be cancelled.
 
@@ -136,7 +145,16 @@ async def areason(
     Example:
         >>> answer = await magistral_nb.areason("What is 2 + 2?", thinking_budget=100)  # doctest: +SKIP
     """
-    questions = _questions(question, samples, **how)
+    questions = _questions(
+        question,
+        samples,
+        thinking_budget=thinking_budget,
+        system=system,
+        temperature=temperature,
+        top_p=top_p,
+        max_tokens=max_tokens,
+        seed=seed,
+    )
     target = find_server(server)
     streams = await several.arun(target.endpoint, questions, explain=lambda error: _died(target, error))
     return streams[0].answer() if samples == 1 else several.gather(streams)
