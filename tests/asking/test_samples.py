@@ -248,4 +248,4 @@ def test_cancelling_cancels_all(stand_in, server):
 def test_both_ways_of_asking_take_the_same_keywords():
     own = {"question", "server", "samples"}
     assert set(inspect.signature(magistral_nb.reason).parameters) - own - {"views"} == set(How.__annotations__)
-    assert set(inspect.signature(magistral_nb.areason).parameters) - own == {"how"}
+    assert set(inspect.signature(magistral_nb.areason).parameters) - own == set(How.__annotations__)
