@@ -290,7 +290,7 @@ def _on_cpu(
     if not big:
         # vLLM's worker process and its engine wait for each other by spinning. Measured on two cores: that holds a
         # notebook up for seconds (1.4-5.4 of 12), while one process gives the same tokens a second, boots in two
-        # thirds of the time and takes 0.6 GB less. A model with threads of its own needs vLLM's worker to bind them.
+        # thirds of the time and takes 0.5 GB less. A model with threads of its own needs vLLM's worker to bind them.
         environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         argv += ["--distributed-executor-backend", "uni"]
         told.append(Choice("processes", "engine and worker in one", "two of them would spin while they wait"))
