@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 import time
@@ -62,19 +63,21 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
         ask: confirm a large download first, unless --yes.
     """
     wishes = Wishes(chosen.model, chosen.context, chosen.quantization, chosen.kv_cache, raw)
+    prepare = functools.partial(
+        boot.prepare,
+        wishes,
+        name=chosen.name,
+        engine=chosen.engine,
+        replace=chosen.replace,
+        price_per_hour=chosen.price_per_hour,
+    )
     try:
-        prepared = boot.prepare(
-            wishes,
-            name=chosen.name,
-            engine=chosen.engine,
-            replace=chosen.replace,
-            price_per_hour=chosen.price_per_hour,
-        )
+        prepared = prepare()
     except EngineNotFound:
         if not chosen.install or chosen.engine is not None:
             raise
         install_shown()
-        prepared = boot.prepare(wishes, name=chosen.name, replace=chosen.replace, price_per_hour=chosen.price_per_hour)
+        prepared = prepare()
     running = prepared.running
     if running is None:
         by_default = chosen.model is None and prepared.profile.name == "abacus"

@@ -25,12 +25,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from magistral_nb.asking import trial
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from types import TracebackType
 
 MODEL = "stand-in"
-TEST_QUESTION = "What is 347 × 58?"
 
 Ending = Literal["finish", "die", "hang"]
 
@@ -302,7 +303,7 @@ class StandIn:
 def _tried(body: dict[str, Any]) -> Reply | None:
     """What vLLM answers to a question of `connect`'s own; None is anybody else's question."""
     messages = body.get("messages", [])
-    if not any(message["content"] == TEST_QUESTION for message in messages):
+    if not any(message["content"] == trial.QUESTION for message in messages):
         return None
     if messages[-1]["role"] == "assistant":
         return answer(

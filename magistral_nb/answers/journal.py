@@ -39,15 +39,6 @@ _KEPT_AT_MOST = 5_000  # finished answers, if the disk fails for long
 _FAREWELL_SECONDS = 5.0  # for the last write when the process ends
 
 
-class _Begun(NamedTuple):
-    id: str
-    created: float
-    prompt: str
-    model: str
-    server: str
-    pieces: Pieces
-
-
 class _Finished(NamedTuple):
     answer: Answer
     at: float
@@ -70,7 +61,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Touch nothing yet."""
         self.path = path
-        self._queue: queue.SimpleQueue[_Begun | _Finished | threading.Event] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Entry | _Finished | threading.Event] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of `_thread`
         self._thread: threading.Thread | None = None
         self._hurry = threading.Event()
@@ -85,7 +76,7 @@ class Journal:
 
     def begin(self, id: str, prompt: str, model: str, server: str, pieces: Pieces) -> None:  # noqa: A002
         """A question is being sent; what arrives will be found in `pieces`."""
-        self._put(_Begun(id, time.time(), prompt, model, server, pieces))
+        self._put(Entry(id, time.time(), prompt, model, server, pieces))
 
     def finish(self, answer: Answer) -> None:
         """It has ended, in whatever way."""
@@ -98,7 +89,7 @@ class Journal:
         self._hurry.set()
         return done.wait(timeout) and not self._changed
 
-    def _put(self, item: _Begun | _Finished | threading.Event) -> None:
+    def _put(self, item: Entry | _Finished | threading.Event) -> None:
         self._queue.put(item)
         if self._thread is None:
             with self._lock, contextlib.suppress(RuntimeError):  # no thread can start while Python shuts down
@@ -144,11 +135,11 @@ class Journal:
             self._file.close()
             self._file = None
 
-    def _take(self, item: _Begun | _Finished | threading.Event) -> None:
+    def _take(self, item: Entry | _Finished | threading.Event) -> None:
         """Sort an item to its answer."""
         match item:
-            case _Begun():
-                entry = self._entries[item.id] = Entry(*item)
+            case Entry() as entry:
+                self._entries[entry.id] = entry
             case _Finished(answer, at):
                 known = self._entries.get(answer.id)
                 begun = at - answer.seconds

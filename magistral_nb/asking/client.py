@@ -75,6 +75,17 @@ def _new_client(endpoint: Endpoint) -> openai.OpenAI:
         raise Unreachable(f"The proxy that the environment names cannot be used: {error}.") from error
 
 
+def beside(client: openai.OpenAI, url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The JSON object that stands there, or answers this body; empty where there is none."""
+    import openai
+
+    try:
+        reply: Any = client.get(url, cast_to=object) if body is None else client.post(url, cast_to=object, body=body)
+    except openai.OpenAIError:
+        return {}
+    return reply if isinstance(reply, dict) else {}
+
+
 def pause_before_retry(error: openai.OpenAIError, tries: int) -> float | None:
     """Seconds to wait before the question is sent again, None if it had better not be.
 

@@ -102,12 +102,17 @@ class Draft:
     def progress(self) -> Progress:
         """Where the stream stands now."""
         now = time.monotonic()
-        thinking_tokens = self._running_tokens if self._thinking_tokens is None else self._thinking_tokens
+        thinking_tokens = self._thinking_so_far
         tokens = _sum(thinking_tokens, self._answer_tokens)
         rate = None
         if tokens and self._first is not None and now > self._first:
             rate = tokens / (now - self._first)
         return Progress(self._state, now - self._started, thinking_tokens, rate)
+
+    @property
+    def _thinking_so_far(self) -> int | None:
+        """Tokens of the trace as they were counted on the way, chunk by chunk or by running usage."""
+        return self._running_tokens if self._thinking_tokens is None else self._thinking_tokens
 
     def answer(self, finish_reason: FinishReason | None = None, error: str | None = None) -> Answer:
         """The Answer so far; `finish_reason` overrides what the stream said of its end."""
@@ -138,7 +143,7 @@ class Draft:
         reported = self._reported
         thinking = reported.thinking_tokens
         if thinking is None:
-            thinking = self._running_tokens if self._thinking_tokens is None else self._thinking_tokens
+            thinking = self._thinking_so_far
         completion = reported.completion_tokens
         if completion is None:
             completion = _sum(self._thinking_tokens, self._answer_tokens)

@@ -164,13 +164,17 @@ def system_content(text: str) -> str | list[dict[str, Any]]:
     return chunks
 
 
-def chat_request(endpoint: Endpoint, question: Question, max_tokens: int | None) -> dict[str, Any]:
+def chat_request(
+    endpoint: Endpoint, question: Question, max_tokens: int | None, *, running_usage: bool = False
+) -> dict[str, Any]:
     """The body of POST /v1/chat/completions; fields that nobody set are left out.
 
     Args:
         endpoint: where it goes.
         question: what is asked.
         max_tokens: as fitted by `fit_max_tokens`; None lets the server use all that the context leaves.
+        running_usage: have the counts with every chunk. That costs the server the length of the trace for each,
+            which is bearable for one stream and not for many.
     """
     sampling = endpoint.sampling
     wished = {
@@ -186,7 +190,7 @@ def chat_request(endpoint: Endpoint, question: Question, max_tokens: int | None)
         "stream": True,
     }
     if endpoint.can.usage:
-        body["stream_options"] = {"include_usage": True}
+        body["stream_options"] = {"include_usage": True} | ({"continuous_usage_stats": True} if running_usage else {})
     body |= {name: value for name, value in wished.items() if value is not None}
     if endpoint.can.token_ids:
         body["return_token_ids"] = True  # counts thinking tokens in constant time per chunk

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from magistral_nb.asking.client import client_for, explain
+from magistral_nb.asking.client import beside, client_for, explain
 from magistral_nb.errors import Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import openai
+    from collections.abc import Callable, Sequence
 
     from magistral_nb.asking.endpoint import Endpoint
+
+    Page = Callable[[str], dict[str, Any]]  # what stands at a path of the server's root; empty where nothing does
 
 Kind = Literal["vLLM", "Mistral's API", "Ollama", "LM Studio", "llama.cpp", "OpenAI-compatible"]
 
@@ -25,6 +24,11 @@ _OWNERS: dict[str, Kind] = {
     "llamacpp": "llama.cpp",
     "organization_owner": "LM Studio",
     "library": "Ollama",
+}
+_VERSION_PAGE: dict[Kind, str] = {
+    "vLLM": "/version",
+    "Ollama": "/api/version",
+    "OpenAI-compatible": "/api/version",  # it may be an Ollama all the same
 }
 _CONTEXT_FIELDS = ("max_model_len", "max_context_length", "context_length", "context_window")
 
@@ -80,10 +84,16 @@ def probe(endpoint: Endpoint) -> Found:
         models = tuple(_model(entry) for entry in entries)
     except (KeyError, TypeError, ValueError) as error:
         raise Rejected(f"{endpoint.base_url}/models lists no models: is this an OpenAI-compatible server?") from error
-    kind, pages = kind_of(entries), _Pages(client.with_options(timeout=_ASIDE_SECONDS), endpoint.root_url)
-    if kind == "OpenAI-compatible" and "version" in pages.get("/api/version"):
+    brief = client.with_options(timeout=_ASIDE_SECONDS)
+
+    def page(path: str) -> dict[str, Any]:
+        return beside(brief, f"{endpoint.root_url}{path}")
+
+    kind = kind_of(entries)
+    version = page(_VERSION_PAGE[kind]).get("version") if kind in _VERSION_PAGE else None
+    if kind == "OpenAI-compatible" and version is not None:
         kind = "Ollama"  # whose own models are nobody's library
-    return Found(kind, pages.get(_VERSION_PAGE.get(kind, "")).get("version"), _with_contexts(models, kind, pages))
+    return Found(kind, version, _with_contexts(models, kind, page))
 
 
 def kind_of(entries: Sequence[dict[str, Any]]) -> Kind:
@@ -102,25 +112,6 @@ def kind_of(entries: Sequence[dict[str, Any]]) -> Kind:
     return "OpenAI-compatible"
 
 
-_VERSION_PAGE = {"vLLM": "/version", "Ollama": "/api/version"}
-
-
-class _Pages:
-    """Pages beside the API, at the server's root; one that is not there is empty."""
-
-    def __init__(self, client: openai.OpenAI, root_url: str) -> None:
-        self._client, self._root_url = client, root_url
-
-    def get(self, path: str) -> dict[str, Any]:
-        import openai
-
-        page: Any = None
-        if path:
-            with contextlib.suppress(openai.OpenAIError):
-                page = self._client.get(f"{self._root_url}{path}", cast_to=object)
-        return page if isinstance(page, dict) else {}
-
-
 def _model(entry: dict[str, Any]) -> Model:
     told = (entry.get(name) for name in _CONTEXT_FIELDS)
     context = next((value for value in told if isinstance(value, int) and value > 0), None)
@@ -128,26 +119,26 @@ def _model(entry: dict[str, Any]) -> Model:
     return Model(str(entry["id"]), context, root if isinstance(root, str) else None)
 
 
-def _with_contexts(models: tuple[Model, ...], kind: Kind, pages: _Pages) -> tuple[Model, ...]:
+def _with_contexts(models: tuple[Model, ...], kind: Kind, page: Page) -> tuple[Model, ...]:
     """The models with the context that the server runs them with, where another page tells that."""
     told: dict[str, Any] = {}
     if kind == "llama.cpp":
-        settings = pages.get("/props").get("default_generation_settings")
+        settings = page("/props").get("default_generation_settings")
         if isinstance(settings, dict):
             told = {model.name: settings.get("n_ctx") for model in models}
     elif kind == "LM Studio":
         told = {
             str(entry.get("id")): entry.get("loaded_context_length") or entry.get("max_context_length")
-            for entry in _entries(pages.get("/api/v0/models"), "data")
+            for entry in _entries(page("/api/v0/models"), "data")
         }
     elif kind == "Ollama":  # only what is loaded has a context
-        told = {str(e.get("name")): e.get("context_length") for e in _entries(pages.get("/api/ps"), "models")}
+        told = {str(e.get("name")): e.get("context_length") for e in _entries(page("/api/ps"), "models")}
     return tuple(
         Model(model.name, told[model.name], model.root) if isinstance(told.get(model.name), int) else model
         for model in models
     )
 
 
-def _entries(page: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    value = page.get(name)
+def _entries(listed: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    value = listed.get(name)
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []

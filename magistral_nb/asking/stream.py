@@ -91,13 +91,10 @@ class Stream:
 
     def _think(self, thought: _Thought, *, alone: bool) -> Iterator[Event]:
         limit = self._fitted()
-        body = chat_request(self.endpoint, self.question, limit)
-        if alone and self.endpoint.can.running_usage and not self.endpoint.can.token_ids:
-            # Costs the server the length of the trace for every chunk: bearable for one stream, not for many.
-            body["stream_options"]["continuous_usage_stats"] = True
-        exchange = self._begin(body)
-        budget = self.question.thinking_budget
-        for event in exchange.events():
+        can, budget = self.endpoint.can, self.question.thinking_budget
+        running_usage = alone and can.running_usage and not can.token_ids
+        body = chat_request(self.endpoint, self.question, limit, running_usage=running_usage)
+        for event in self._exchanged(body, by_context=self._is_lowered(limit)):
             match event:
                 case Thinking() if budget is None:
                     thought.keep(event)
@@ -105,7 +102,7 @@ class Stream:
                 case Thinking():
                     yield from self._within_budget(event, thought)
                     if thought.is_cut:
-                        exchange.cut()
+                        self._hang_up()
                         break
                 case PromptCounted(tokens):
                     thought.prompt_tokens = tokens
@@ -117,9 +114,6 @@ class Stream:
                     if hurried:
                         thought.is_cut = True
                         break
-                    yield event
-                case Finished("length"):
-                    yield from self._note_on_length(by_context=limit is None or limit != self.question.max_tokens)
                     yield event
                 case _:
                     yield event
@@ -143,8 +137,8 @@ class Stream:
         with self._lock:
             self._thinks = False
         left = self._left(thought)
-        exchange = self._begin(answer_request(self.endpoint, self.question, thought.text, left), begins="answer")
-        for event in exchange.events():
+        body = answer_request(self.endpoint, self.question, thought.text, left)
+        for event in self._exchanged(body, by_context=left is None, begins="answer"):
             match event:
                 case UsageReported(prompt, completion):
                     total = None if completion is None or thought.tokens is None else thought.tokens + completion
@@ -152,9 +146,6 @@ class Stream:
                     yield UsageReported(both, total, thought.tokens)
                 case Finished("stop"):
                     yield Finished("budget")
-                case Finished("length"):
-                    yield from self._note_on_length(by_context=left is None)
-                    yield event
                 case PromptCounted():
                     continue
                 case _:
@@ -175,7 +166,7 @@ class Stream:
                 "as vLLM does, nor keeps one itself: leave --budget away, or use --max-tokens."
             )
         thought, finished = 0, None
-        for event in self._begin(body).events():
+        for event in self._exchanged(body, by_context=self._is_lowered(limit)):
             match event:
                 case Finished():
                     finished = event
@@ -190,13 +181,25 @@ class Stream:
         elif finished is not None:
             yield finished
 
-    def _begin(self, body: dict[str, Any], *, begins: Begins = "anyhow") -> Exchange:
+    def _exchanged(self, body: dict[str, Any], *, by_context: bool, begins: Begins = "anyhow") -> Iterator[Event]:
+        """The events of one request; says so where it is the context that ends a reply, not the wished max_tokens."""
         with self._lock:
             at_once = self._thinks and self.question.thinking_budget is not None
-            self._exchange = Exchange(self.endpoint, body, begins=begins, at_once=at_once)
+            exchange = self._exchange = Exchange(self.endpoint, body, begins=begins, at_once=at_once)
             if self.stopped or (self._hurried and self._thinks):
-                self._exchange.cut()
-            return self._exchange
+                self._hang_up()
+        context = self.endpoint.context if self.endpoint.can.tokenize else None
+        for event in exchange.events():
+            if by_context and context is not None and event == Finished("length"):
+                yield Noted(
+                    f"Cut by the context of {context:,} tokens: a longer one, or a thinking budget, leaves more to the "
+                    "answer."
+                )
+            yield event
+
+    def _is_lowered(self, limit: int | None) -> bool:
+        """Whether it is the context that limits a reply, and not the wish."""
+        return limit is None or limit != self.question.max_tokens
 
     def _fitted(self) -> int | None:
         """The wished max_tokens, or what the context leaves; None lets the server take all that it leaves."""
@@ -225,15 +228,6 @@ class Stream:
             return left
         prompt_tokens = thought.prompt_tokens or self._count_prompt()
         return left if left < context - prompt_tokens - thinking_tokens - _MARKS else None
-
-    def _note_on_length(self, *, by_context: bool) -> Iterator[Event]:
-        """Say so where it was the context that ended a reply, and not the wished max_tokens."""
-        context = self.endpoint.context
-        if by_context and context is not None and self.endpoint.can.tokenize:
-            yield Noted(
-                f"Cut by the context of {context:,} tokens: a longer one, or a thinking budget, leaves more to the "
-                "answer."
-            )
 
     def _count_prompt(self) -> int:
         chat = messages(self.endpoint, self.question)

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from magistral_nb.asking.client import client_for, explain
+from magistral_nb.asking.client import beside, client_for, explain
 from magistral_nb.asking.endpoint import Abilities, Question, answer_request, chat_request
 from magistral_nb.asking.trace import THINK_IDS
 
@@ -139,16 +139,15 @@ def has_control_tokens(endpoint: Endpoint) -> bool:
     """
     body = {"model": endpoint.model, "tokens": list(THINK_IDS)}
     client = client_for(endpoint).with_options(timeout=_MORE_SECONDS)
-    reply = _post(client, f"{endpoint.root_url}/detokenize", body)
+    reply = beside(client, f"{endpoint.root_url}/detokenize", body)
     return reply.get("prompt") == "[THINK][/THINK]"
 
 
 def _ask(client: openai.OpenAI, endpoint: Endpoint) -> Seen:
     """Stream an answer until it has shown enough, or the time is over."""
     seen, deadline = Seen(), time.monotonic() + _SECONDS
-    body = chat_request(endpoint, Question(text=QUESTION), _TOKENS if endpoint.can.usage else None)
-    if endpoint.can.running_usage:
-        body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+    can, question = endpoint.can, Question(text=QUESTION)
+    body = chat_request(endpoint, question, _TOKENS if can.usage else None, running_usage=can.running_usage)
     create = client.chat.completions.with_streaming_response.create
     opened = create(model=body.pop("model"), messages=body.pop("messages"), extra_body=body)
     # After a silence or a break what was seen until then counts.
@@ -176,15 +175,15 @@ def _chunks(lines: Iterable[str], deadline: float) -> Iterator[dict[str, Any]]:
 
 def _try_vllm(client: openai.OpenAI, endpoint: Endpoint, can: Abilities) -> Abilities:
     """What only vLLM has: counting aside, going on from a closed thought, or else a budget of its own."""
-    tokenized = _post(client, f"{endpoint.root_url}/tokenize", {"model": endpoint.model, "prompt": QUESTION})
+    tokenized = beside(client, f"{endpoint.root_url}/tokenize", {"model": endpoint.model, "prompt": QUESTION})
     can = replace(can, tokenize=isinstance(tokenized.get("count"), int))
     question = Question(text=QUESTION)
     body = _unstreamed(answer_request(endpoint, question, "Multiply 347×58.", _ANSWER_TOKENS))
-    reply = _message(_post(client, "/chat/completions", body))
+    reply = _message(beside(client, "/chat/completions", body))
     if reply.get("content") and not (reply.get("reasoning") or reply.get("reasoning_content")):
         return replace(can, continuation=True)
     body = _unstreamed(chat_request(endpoint, question, _TOKENS)) | {_OWN_BUDGET: _OWN_BUDGET_TOKENS}
-    reply = _post(client, "/chat/completions", body)
+    reply = beside(client, "/chat/completions", body)
     details = (reply.get("usage") or {}).get("completion_tokens_details") or {}
     thought = details.get("reasoning_tokens")
     kept = isinstance(thought, int) and 0 < thought <= _OWN_BUDGET_TOKENS + _OWN_BUDGET_SLACK
@@ -193,17 +192,6 @@ def _try_vllm(client: openai.OpenAI, endpoint: Endpoint, can: Abilities) -> Abil
 
 def _unstreamed(body: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if name not in {"stream", "stream_options"}}
-
-
-def _post(client: openai.OpenAI, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """A reply, empty where there is none."""
-    import openai
-
-    try:
-        reply: Any = client.post(path, cast_to=object, body=body)
-    except openai.OpenAIError:
-        return {}
-    return reply if isinstance(reply, dict) else {}
 
 
 def _message(reply: dict[str, Any]) -> dict[str, Any]:

@@ -86,13 +86,14 @@ def connect(
     endpoint = Endpoint(url, "", api_key=_key(url, api_key), server=name, limits=limits or Limits())
     found = probe(endpoint)
     chosen = _choose_model(url, found.models, model)
-    system_prompt, why_prompt = _system_prompt(endpoint, found, chosen)
+    release = _release(chosen)
+    system_prompt, why_prompt = _system_prompt(endpoint, found, chosen, release)
     endpoint = replace(
         endpoint,
         model=chosen.name,
         context=chosen.context,
         system_prompt=system_prompt,
-        sampling=_sampling(chosen),
+        sampling=Sampling() if release is None else release.sampling,
         reasoning_effort="high" if found.kind == "Mistral's API" and not chosen.name.startswith("magistral") else None,
         price_per_hour=price_per_hour,
     )
@@ -124,7 +125,9 @@ def _choose_model(url: str, models: tuple[Model, ...], wished: str | None) -> Mo
     return by_name[wished]
 
 
-def _system_prompt(endpoint: Endpoint, found: Found, model: Model) -> tuple[str | None, str]:
+def _system_prompt(
+    endpoint: Endpoint, found: Found, model: Model, release: catalogue.Profile | None
+) -> tuple[str | None, str]:
     """The system prompt that makes this model think, and where it is from; only a bare vLLM needs one from us."""
     from magistral_nb.asking.trial import has_control_tokens
 
@@ -134,19 +137,16 @@ def _system_prompt(endpoint: Endpoint, found: Found, model: Model) -> tuple[str 
     for source in sources:
         if (text := checkpoint.in_folder(source)) is not None:
             return text, f"{checkpoint.SYSTEM_PROMPT} in {source}"
-    for source in sources:
-        if (profile := catalogue.release_of(source)) is not None:
-            return checkpoint.of_repository(profile.source, profile.marks)
+    if release is not None:
+        return checkpoint.of_repository(release.source, release.marks)
     if has_control_tokens(replace(endpoint, model=model.name)):
         return checkpoint.of_repository(sources[0], "tokens")
     return None, "its own template brings what the model needs"
 
 
-def _sampling(model: Model) -> Sampling:
-    for source in (model.root, model.name):
-        if source and (profile := catalogue.release_of(source)) is not None:
-            return profile.sampling
-    return Sampling()
+def _release(model: Model) -> catalogue.Profile | None:
+    """The release that it is, as far as where it was loaded from or its name tell."""
+    return catalogue.release_of(model.root or "") or catalogue.release_of(model.name)
 
 
 def _survey(endpoint: Endpoint, found: Found, trial: Trial, why_prompt: str) -> Survey:

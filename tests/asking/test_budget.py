@@ -102,6 +102,13 @@ def test_a_budget_that_the_endpoint_keeps_itself(stand_in, server, thought, reas
     assert (answer.finish_reason, answer.text) == (reason, "4")
 
 
+def test_the_context_s_cut_is_noted_there_too(stand_in, server):
+    stand_in.enqueue(deltas([*THOUGHT[:1], finish("length"), done()]))
+    answer = Running(own_budget(server.endpoint), Question(text="2+2?", thinking_budget=2)).follow([])
+    assert answer.finish_reason == "length"
+    assert answer.notes[0].startswith("Cut by the context")
+
+
 def test_no_effort_is_a_budget_of_nothing(stand_in, server):
     endpoint = replace(server.endpoint, can=Abilities(), reasoning_effort="high")
     stand_in.enqueue(deltas(REST))

@@ -35,6 +35,19 @@ GIB = 2**30
 QUESTION = "What is 347 × 58?"
 
 
+class Watch:
+    """A view that notes how many thinking tokens it was told of."""
+
+    def __init__(self):
+        self.seen = []
+
+    def update(self, _events, progress):
+        self.seen.append(progress.thinking_tokens)
+
+    def close(self, _answer):
+        pass
+
+
 def test_the_quickstart_in_a_real_ipython(abacus, shell, capsys):
     served = shell.run_cell("%magistral_serve", store_history=True)
     assert served.success
@@ -87,18 +100,10 @@ def test_the_same_plan_attaches_in_under_a_second_also_from_another_kernel(abacu
 
 
 def test_thinking_is_counted_on_the_way_as_vllm_counts_it_in_the_end(abacus):
-    seen = []
-
-    class Watch:
-        def update(self, _events, progress):
-            seen.append(progress.thinking_tokens)
-
-        def close(self, _answer):
-            pass
-
-    answer = magistral_nb.reason(QUESTION, server=abacus, views=[Watch()])
-    assert answer.usage.thinking_tokens == seen[-1]
-    assert len(set(seen)) > 1, "the count grew while it streamed, if only in leaps on a busy machine"
+    watch = Watch()
+    answer = magistral_nb.reason(QUESTION, server=abacus, views=[watch])
+    assert answer.usage.thinking_tokens == watch.seen[-1]
+    assert len(set(watch.seen)) > 1, "the count grew while it streamed, if only in leaps on a busy machine"
 
 
 def test_a_cut_inside_the_thought_yields_what_there_is(abacus):
@@ -227,18 +232,10 @@ def test_running_usage_counts_as_token_ids_do(abacus):
     endpoint = find_server(abacus).endpoint
     counted = Running(endpoint, Question(text=QUESTION, temperature=0)).follow([])
     blind = replace(endpoint, can=replace(endpoint.can, token_ids=False))
-    seen = []
-
-    class Watch:
-        def update(self, _events, progress):
-            seen.append(progress.thinking_tokens)
-
-        def close(self, _answer):
-            pass
-
-    by_usage = Running(blind, Question(text=QUESTION, temperature=0)).follow([Watch()])
+    watch = Watch()
+    by_usage = Running(blind, Question(text=QUESTION, temperature=0)).follow([watch])
     assert by_usage.usage == counted.usage
-    told = [tokens for tokens in seen if tokens]
+    told = [tokens for tokens in watch.seen if tokens]
     assert told == sorted(told)
     assert len(set(told)) > 3
     assert counted.usage.thinking_tokens <= told[-1] <= counted.usage.thinking_tokens + 2, "the marks"
