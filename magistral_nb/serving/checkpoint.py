@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,16 +41,33 @@ def in_folder(folder: str) -> str | None:
 
 def of_repository(repository: str, marks: Marks) -> tuple[str, str]:
     """The system prompt of a repository, from the hub's cache or the hub, else in our own words."""
-    if _REPOSITORY.fullmatch(repository):
-        import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-        try:
-            path = huggingface_hub.hf_hub_download(repository, SYSTEM_PROMPT, etag_timeout=_HUB_SECONDS)
-            return Path(path).read_text(encoding="utf-8"), f"{SYSTEM_PROMPT} of {repository}"
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
-            pass
+    if _REPOSITORY.fullmatch(repository) and (text := _cached(repository) or _fetched(repository)):
+        return text, f"{SYSTEM_PROMPT} of {repository}"
     return own_wording(marks), f"in our words, as {repository}'s own {SYSTEM_PROMPT} cannot be had"
+
+
+def _cached(repository: str) -> str | None:
+    import huggingface_hub
+
+    with contextlib.suppress(OSError, ValueError):  # also a name that no repository can have
+        found = huggingface_hub.try_to_load_from_cache(repository, SYSTEM_PROMPT)
+        return Path(found).read_text(encoding="utf-8") if isinstance(found, str) else None
+    return None
+
+
+def _fetched(repository: str) -> str | None:
+    """One request: without a network hf_hub_download tries for 23 seconds, and says so at every try."""
+    from huggingface_hub import constants, get_session, get_token
+
+    token = get_token()
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    url = f"{constants.ENDPOINT}/{repository}/resolve/main/{SYSTEM_PROMPT}"
+    try:
+        reply = get_session().get(url, headers=headers, timeout=_HUB_SECONDS)
+        reply.raise_for_status()
+        return bytes(reply.content).decode()
+    except Exception:  # noqa: BLE001 - whichever HTTP library the hub's client stands on; our own words do as well
+        return None
 
 
 def pending_download(profile: Profile) -> float:

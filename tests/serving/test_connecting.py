@@ -7,6 +7,7 @@ import time
 import pytest
 from stand_in import (
     MODEL,
+    Reply,
     StandIn,
     answer,
     content,
@@ -266,25 +267,33 @@ def test_a_tokenizer_with_control_tokens_gets_our_own_wording(stand_in):
 
 def test_a_release_is_known_by_its_repository(stand_in, monkeypatch):
     """Also where somebody quantised it, and served it under another name."""
-    asked = []
-
-    def download(repository, name, **_):
-        asked.append((repository, name))
-        raise OSError("no network")
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", stand_in.root)
     stand_in.pages["/v1/models"] = card(owned_by="vllm", root="RedHatAI/Magistral-Small-2506-FP8", max_model_len=9)
     server = magistral_nb.connect(stand_in.url)
-    assert asked == [("mistralai/Magistral-Small-2506", "SYSTEM_PROMPT.txt")]
-    assert server.endpoint.system_prompt == own_wording("tags")
+    assert server.endpoint.system_prompt == own_wording("tags"), "the hub has none"
     assert server.endpoint.sampling.temperature == 0.7
 
 
-def test_the_hub_s_own_system_prompt(stand_in, monkeypatch, tmp_path):
-    (tmp_path / "found").write_text("Its own.")
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: str(tmp_path / "found"))
+@pytest.mark.parametrize("root", ["mistralai/Magistral-Small-2509", "unsloth/Magistral-Small-2509-FP8-Dynamic"])
+def test_the_hub_s_own_system_prompt(stand_in, monkeypatch, root):
+    """The release's, from its own repository, also where somebody quantised it."""
+    page = Reply(chunks=("Its own, 347 × 58.".encode(),))
+    stand_in.pages["/mistralai/Magistral-Small-2509/resolve/main/SYSTEM_PROMPT.txt"] = page
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", stand_in.root)
+    stand_in.pages["/v1/models"] = card(owned_by="vllm", root=root, max_model_len=9)
+    assert magistral_nb.connect(stand_in.url).endpoint.system_prompt == "Its own, 347 × 58."
+
+
+def test_the_hub_s_cache_comes_before_the_hub(stand_in, monkeypatch, tmp_path):
+    repository = tmp_path / "models--mistralai--Magistral-Small-2509"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    (repository / "snapshots" / "abc").mkdir(parents=True)
+    (repository / "snapshots" / "abc" / "SYSTEM_PROMPT.txt").write_text("From the cache.")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     stand_in.pages["/v1/models"] = card(owned_by="vllm", root="mistralai/Magistral-Small-2509", max_model_len=9)
-    assert magistral_nb.connect(stand_in.url).endpoint.system_prompt == "Its own."
+    assert magistral_nb.connect(stand_in.url).endpoint.system_prompt == "From the cache."
 
 
 def test_a_template_of_its_own_gets_none():
