@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from magistral_nb.errors import BootFailed, EngineNotFound, InvalidOption, Unauthorized
 from magistral_nb.serving import boot, hardware
 from magistral_nb.serving.connecting import connect
-from magistral_nb.serving.plan import Wishes
 from magistral_nb.serving.server import find_server, servers
+from magistral_nb.serving.wishes import Wishes
 from magistral_nb.views.boot_view import BootView
 from magistral_nb.views.table_view import show_table
 
@@ -62,7 +62,7 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
         rich: a notebook shows the output.
         ask: confirm a large download first, unless --yes.
     """
-    wishes = Wishes(chosen.model, chosen.context, chosen.quantization, chosen.kv_cache, raw)
+    wishes = Wishes.typed(chosen, raw)
     prepare = functools.partial(
         boot.prepare,
         wishes,

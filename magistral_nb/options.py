@@ -72,6 +72,18 @@ def tokens(text: str) -> int:
     return int(re.sub("[_,]", "", digits[1])) * (1024 if digits[2] else 1)
 
 
+def count(text: str) -> int:
+    """A number of things.
+
+    Example:
+        >>> count("2")
+        2
+    """
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of them, such as 2")
+    return int(text)
+
+
 def port(text: str) -> int:
     """A TCP port.
 
@@ -88,10 +100,17 @@ def serve_options(prog: str) -> Parser:
     """Of %magistral_serve and `magistral-nb serve`."""
     parser = Parser(prog, "Boot a model with vLLM on this machine, or attach to it where it runs already.")
     add = parser.add_argument
-    add("model", nargs="?", help="abacus, 2506, 2507, 2509 (Magistral Small), or a folder")
+    add("model", nargs="?", help="2509, 2507, 2506 (Magistral Small), ministral-8b, abacus, a repository or a folder")
     add("--context", type=tokens, metavar="N", help="tokens, prompt and completion together")
     add("--quantization", choices=("fp8", "none"), help="of the weights; FP8 on a GPU unless you say none")
     add("--kv-cache", choices=("fp8", "auto"), help="type of the KV cache")
+    add("--gpus", type=count, metavar="N", help="that share one copy of the model; as few as it needs otherwise")
+    add("--pipeline-parallel", type=count, default=1, metavar="N", help="stages that these GPUs are split into")
+    add("--data-parallel", type=count, default=1, metavar="N", help="copies of the model, on GPUs of their own")
+    add("--ray", action="store_true", help="spread over the machines of a Ray cluster")
+    add("--speculative", metavar="ngram|MODEL", help="guess tokens ahead, from the text or with a draft model")
+    add("--images", action="store_true", help="take images as well")
+    add("--plan", action="store_true", help="only show how it would be served")
     add("--name", default="default", help="under which the server is known")
     add("--replace", action="store_true", help="end another server of this name first")
     add("--no-wait", action="store_true", help="return at once; the boot goes on")

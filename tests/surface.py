@@ -52,6 +52,7 @@ VERBS = (
 NOT_A_KEYWORD = {
     ("serving", "--no-wait"): "`wait=False`",  # a switch that is on by default is typed as its opposite
     ("serving", "--install"): "`install_engine()`",
+    ("serving", "--plan"): "never shows",
     ("serving", "--yes"): "never asks",
     ("asking", "-o"): "`answer = …`",
     ("asking", "--quiet"): "`views=`",  # Python shows nothing by itself

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magistral_nb.errors import BootFailed, NameTaken, PlanRefused
-from magistral_nb.serving import catalogue, checkpoint, hardware, plan as planning, registry, supervisor
+from magistral_nb.serving import catalogue, checkpoint, hardware, planner, registry, supervisor
 from magistral_nb.serving.engine import check_platform, find_engine
+from magistral_nb.serving.plan import Choice, Plan, after_stopping, fingerprint
 from magistral_nb.serving.server import Server, check_price, set_price, use
+from magistral_nb.serving.wishes import Wishes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from magistral_nb.serving.catalogue import Profile
-    from magistral_nb.serving.plan import Plan
+    from magistral_nb.serving.profile import Profile
     from magistral_nb.serving.registry import ServerState
 
 _SUPERVISOR_SECONDS = 30.0  # a cold disk may take some to start a Python
@@ -52,7 +53,7 @@ class Prepared:
 
 
 def prepare(
-    wishes: planning.Wishes,
+    wishes: Wishes,
     *,
     name: str = "default",
     engine: str | None = None,
@@ -70,19 +71,21 @@ def prepare(
     check_price(price_per_hour)
     here = hardware.detect()
     check_platform(here.system, here.machine)
-    profile = catalogue.find_profile(wishes.model, gpu=bool(here.gpus))
+    named = None if wishes.model is None else catalogue.find_profile(wishes.model)
     found = find_engine(engine, gpu=bool(here.gpus))
     running = _running(name)
     if running is not None and not replace:
         # Looked for before a plan is made: the running server itself holds the memory that a plan would need.
-        if running.plan.fingerprint != planning.fingerprint(profile, wishes, found):
-            raise _name_taken(running)
-        return Prepared(running.plan, profile, name, running, 0, price_per_hour, running.system_prompt)
+        for profile in (named,) if named else catalogue.in_order(gpu=bool(here.gpus)):
+            if running.plan.fingerprint == fingerprint(profile, wishes, found):
+                return Prepared(running.plan, profile, name, running, 0, price_per_hour, running.system_prompt)
+        raise _name_taken(running)
     if running is not None:
-        here = planning.after_stopping(here, running.plan)
-    plan = planning.make_plan(here, profile, wishes, found)
+        here = after_stopping(here, running.plan)
+    profile = named or planner.default_profile(here, wishes, found)
+    plan = planner.make_plan(here, profile, wishes, found)
     system_prompt, source = checkpoint.system_prompt(profile)
-    told = planning.Choice("system prompt", "the model's own" if system_prompt else "none", source)
+    told = Choice("system prompt", "the model's own" if system_prompt else "none", source)
     return Prepared(
         dataclasses.replace(plan, choices=(*plan.choices, told)),
         profile,
@@ -153,6 +156,12 @@ def serve(
     context: int | None = None,
     quantization: str | None = None,
     kv_cache: str | None = None,
+    gpus: int | None = None,
+    pipeline_parallel: int = 1,
+    data_parallel: int = 1,
+    ray: bool = False,
+    speculative: str | None = None,
+    images: bool = False,
     name: str = "default",
     replace: bool = False,
     wait: bool = True,
@@ -165,11 +174,17 @@ def serve(
     """Boot a model with vLLM on this machine, or attach to it where it already runs.
 
     Args:
-        model: short name ("2509", "abacus") or folder; None takes Magistral Small on a GPU
-            and abacus, the embedded arithmetic model, without one.
+        model: short name ("2509", "ministral-8b", "abacus"), repository or folder; None takes Magistral Small, or
+            the best that fits the GPU, and abacus, the embedded arithmetic model, without one.
         context: tokens, prompt and completion together; at most 40,960 unless you ask for more.
         quantization: "fp8" or "none"; None takes FP8 on a GPU.
         kv_cache: "fp8" or "auto"; None takes FP8 where the card can.
+        gpus: how many share one copy of the model; None takes as few as it needs.
+        pipeline_parallel: into how many stages these are split.
+        data_parallel: how many copies of the model answer, each on GPUs of its own.
+        ray: spread over the machines of a Ray cluster.
+        speculative: "ngram" guesses tokens ahead from the text, a repository or folder with that draft model.
+        images: take images as well; the encoder's memory is lost to the KV cache.
         name: under which the server is known.
         replace: end another server of this name first.
         wait: until it has answered a first question.
@@ -190,7 +205,19 @@ def serve(
         >>> import magistral_nb
         >>> server = magistral_nb.serve("abacus")  # doctest: +SKIP
     """
-    wishes = planning.Wishes(model, context, quantization, kv_cache, tuple(engine_args))
+    wishes = Wishes(
+        model,
+        context,
+        quantization,
+        kv_cache,
+        gpus=gpus,
+        pipeline_parallel=pipeline_parallel,
+        data_parallel=data_parallel,
+        ray=ray,
+        speculative=speculative,
+        images=images,
+        engine_args=tuple(engine_args),
+    )
     prepared = prepare(wishes, name=name, engine=engine, replace=replace, price_per_hour=price_per_hour)
     server = start(prepared, replace=replace, port=port)
     return server.wait(watch=watch) if wait else server

@@ -5,25 +5,90 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magistral_nb.serving.devices import Device, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+_CARD_FILES = Path("/dev")  # nvidia0 and so on: a card that a driver has served, or that a container was given
+_DRIVER_FILES = Path("/proc/driver/nvidia")  # there while the driver's kernel module is loaded
+_PCI = Path("/sys/bus/pci/devices")
+_NVIDIA = "0x10de"  # its number as a maker of PCI devices
+_PID_NAMESPACE = Path("/proc/self/ns/pid")
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC  # the machine's own, fixed in Linux (PROC_PID_INIT_INO); a container has another
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that holds memory of a GPU.
+
+    Attributes:
+        pid: process id.
+        name: the process's; "?" where it may not be read.
+        bytes: of the GPU's memory; None where NVML does not tell, as on Windows.
+        ours: whether it is this notebook's kernel or was started by it.
+
+    """
+
+    pid: int
+    name: str
+    bytes: int | None
+    ours: bool = False
+
+    @property
+    def title(self) -> str:
+        """Who it is and what it holds, in a few words.
+
+        Example:
+            >>> Holder(4711, "python3", 3 * 2**30, ours=True).title
+            'this notebook, 3.0 GiB'
+            >>> Holder(815, "Xorg", None).title
+            'Xorg (process 815)'
+        """
+        who = "this notebook" if self.ours else f"{self.name} (process {self.pid})"
+        return who if self.bytes is None else f"{who}, {self.bytes / 2**30:.1f} GiB"
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU as NVML sees it; memory in bytes.
+    """A GPU, or a MIG slice of one, as NVML sees it; memory in bytes, None for what NVML does not tell.
 
     Attributes:
         name: as the driver calls it, such as "NVIDIA H100 80GB HBM3".
-        total: bytes of memory.
+        total: bytes of memory; the machine's RAM where the GPU has none of its own (GB10).
         free: bytes of memory that nobody holds.
-        capability: compute capability, (9, 0) for Hopper.
+        capability: compute capability, (9, 0) for Hopper; (0, 0) where NVML does not tell.
+        uuid: "GPU-…", of a slice "MIG-…": names it in CUDA_VISIBLE_DEVICES whatever the order.
+        index: NVML's and nvidia-smi's; a slice has its card's.
+        mig: whether it is a slice; memory and holders are then its own.
+        linked: UUIDs of the others in `Hardware.gpus` that NVLink reaches, directly or through an NVSwitch.
+        power_watts: drawn now, in watts.
+        power_limit_watts: at which the card slows down, in watts.
+        temperature: of the chip, in °C.
+        utilisation: percent of the last moments (1/6 to 1 s) in which something was computed.
+        holders: who holds memory, the largest first.
+        holders_known: whether `holders` is everyone. False where NVML refuses the list, and in a container, which
+            does not see the processes outside.
     """
 
     name: str
     total: int
     free: int
     capability: tuple[int, int]
+    uuid: str = ""
+    index: int = 0
+    mig: bool = False
+    linked: tuple[str, ...] = ()
+    power_watts: float | None = None
+    power_limit_watts: float | None = None
+    temperature: int | None = None
+    utilisation: int | None = None
+    holders: tuple[Holder, ...] = ()
+    holders_known: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +99,21 @@ class Hardware:
         system: "Linux", "Darwin" or "Windows".
         machine: the processor's architecture, "x86_64" or "aarch64".
         cpus: CPUs that this process may use.
-        gpus: in NVML's order, those hidden by CUDA_VISIBLE_DEVICES left out.
+        gpus: as CUDA enumerates them, what CUDA_VISIBLE_DEVICES or Slurm hides left out.
+        memory: bytes of RAM that this process may use: the machine's, or its cgroup's limit where that is lower.
+        driver: NVIDIA's, such as "570.86.15".
+        cuda: the newest CUDA that the driver runs, (12, 8).
+        trouble: what is wrong with the driver or a card and what to do, in one line; None where nothing is.
     """
 
     system: str
     machine: str
     cpus: int
     gpus: tuple[Gpu, ...] = ()
+    memory: int = 0
+    driver: str | None = None
+    cuda: tuple[int, int] | None = None
+    trouble: str | None = None
 
     @property
     def title(self) -> str:
@@ -57,46 +130,260 @@ class Hardware:
 
 
 def detect() -> Hardware:
-    """This machine, as it is now."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Hardware(platform.system(), platform.machine(), cpus, _gpus())
-
-
-def _gpus() -> tuple[Gpu, ...]:
+    """This machine, as it is now; what is wrong with its GPUs is told in `trouble`, not raised."""
     import pynvml
 
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = Hardware(platform.system(), platform.machine(), cpus, memory=_memory())
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError:  # no driver, so no GPU that could be used
-        return ()
-    try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return tuple(_gpu(handle) for handle in _visible(handles, os.environ.get("CUDA_VISIBLE_DEVICES")))
-    finally:
-        with contextlib.suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()
+        try:
+            return _with_gpus(here)
+        finally:
+            with contextlib.suppress(pynvml.NVMLError):
+                pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        return replace(here, trouble=_driver_trouble(error))
 
 
-def _visible(devices: list[Any], variable: str | None) -> list[Any]:
-    """The devices that CUDA_VISIBLE_DEVICES leaves; names by UUID are taken as "all", as they cannot harm."""
-    if variable is None:
-        return devices
-    chosen = [part.strip() for part in variable.split(",") if part.strip()]
-    if not all(part.lstrip("-").isdigit() for part in chosen):
-        return devices
-    shown = []
-    for index in map(int, chosen):
-        if not 0 <= index < len(devices):  # CUDA ignores this one and all behind it
-            break
-        shown.append(devices[index])
-    return shown
+def _memory() -> int:
+    import psutil
+
+    limits = _memory_limits(_text(Path("/proc/self/cgroup")), Path("/sys/fs/cgroup"))
+    return min((psutil.virtual_memory().total, *limits))
 
 
-def _gpu(handle: Any) -> Gpu:
+def _memory_limits(groups: str, root: Path) -> Iterator[int]:
+    """The limits, in bytes, of a process's cgroup and of those around it: each of them holds.
+
+    Args:
+        groups: what /proc/<pid>/cgroup says: version 2 as "0::/path", version 1 as "4:memory:/path". In a container
+            the path may be the host's; then the root alone is there, and has the container's limit.
+        root: where cgroups are mounted.
+    """
+    for line in groups.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        base, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
+        group = base / path.lstrip("/")
+        for folder in (group, *group.parents):
+            limit = _text(folder / name)
+            if limit.isdecimal():  # and not "max"
+                yield int(limit)
+            if folder == base:
+                break
+
+
+def _with_gpus(here: Hardware) -> Hardware:
+    """`here` with all that NVML tells between its start and its end."""
     import pynvml
 
-    name = pynvml.nvmlDeviceGetName(handle)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    capability = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-    text = name.decode() if isinstance(name, bytes) else name
-    return Gpu(text, int(memory.total), int(memory.free), (int(capability[0]), int(capability[1])))
+    driver, cuda = _ask(pynvml.nvmlSystemGetDriverVersion), _ask(pynvml.nvmlSystemGetCudaDriverVersion_v2)
+    handles, troubles = _open()
+    read: list[tuple[Any, Gpu]] = []
+    for device in visible(list(handles), os.environ, driver):
+        found = handles[device]
+        try:
+            read.append((found.own, _read(device, found, here.memory)))
+        except pynvml.NVMLError as error:
+            troubles.append(_card_trouble(found.index, error))
+    return replace(
+        here,
+        gpus=tuple(replace(gpu, linked=_linked(handle, read)) for handle, gpu in read),
+        driver=driver,
+        cuda=(cuda // 1000, cuda % 1000 // 10) if cuda else None,  # 12080 is 12.8
+        trouble=troubles[0] if troubles else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Handles:
+    """NVML's handles of a device and of its card, which are one but for a slice; and NVML's index of the card."""
+
+    own: Any
+    card: Any
+    index: int
+
+
+def _open() -> tuple[dict[Device, _Handles], list[str]]:
+    """All devices that this process may open, and what is wrong with the others."""
+    import pynvml
+
+    opened: dict[Device, _Handles] = {}
+    troubles = []
+    place = 0
+    count = pynvml.nvmlDeviceGetCount()
+    for index in range(count):
+        try:
+            card = pynvml.nvmlDeviceGetHandleByIndex(index)
+        except pynvml.NVMLError_NoPermission:  # hidden by a cgroup: CUDA does not count it either
+            continue
+        except pynvml.NVMLError as error:
+            troubles.append(_card_trouble(index, error))
+            continue
+        uuid = _ask(pynvml.nvmlDeviceGetUUID, card) or ""
+        mode = _ask(pynvml.nvmlDeviceGetMigMode, card)
+        if mode and mode[0] == pynvml.NVML_DEVICE_MIG_ENABLE:
+            slices = {device: _Handles(own, card, index) for device, own in _slices(card, place, uuid)}
+            if not slices:
+                troubles.append(
+                    f"GPU {index} is in MIG mode and has no slice that this process may use: whoever runs this machine "
+                    f"makes one with sudo nvidia-smi mig -i {index} -cgi 0 -C."
+                )
+            opened |= slices
+        else:
+            opened[Device(place, uuid, uuid)] = _Handles(card, card, index)
+        place += 1
+    if count and not place and not troubles:
+        troubles.append(
+            "This process may open none of the machine's GPUs: a Slurm job asks for one with --gres=gpu:1; elsewhere "
+            "ls -l /dev/nvidia* shows which group may."
+        )
+    return opened, troubles
+
+
+def _slices(card: Any, place: int, uuid: str) -> Iterator[tuple[Device, Any]]:
+    import pynvml
+
+    for number in range(_ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, card) or 0):
+        own = _ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, card, number)
+        if own is not None:  # most places are empty
+            instance = (_ask(pynvml.nvmlDeviceGetGpuInstanceId, own), _ask(pynvml.nvmlDeviceGetComputeInstanceId, own))
+            yield Device(place, uuid, _ask(pynvml.nvmlDeviceGetUUID, own) or "", instance), own
+
+
+def _read(device: Device, handles: _Handles, ram: int) -> Gpu:
+    """One GPU's figures.
+
+    Raises:
+        NVMLError: not even its memory can be read.
+    """
+    import psutil
+    import pynvml
+
+    handle = handles.own
+    try:
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        total, free = int(memory.total), int(memory.free)
+    except pynvml.NVMLError_NotSupported:  # it shares the machine's
+        total, free = ram, min(ram, psutil.virtual_memory().available)
+    # A slice has no capability of its own, and NVML refuses it power, temperature and utilisation.
+    capability = _ask(pynvml.nvmlDeviceGetCudaComputeCapability, handles.card) or (0, 0)
+    power = _ask(pynvml.nvmlDeviceGetPowerUsage, handle)
+    limit = _ask(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)
+    rates = _ask(pynvml.nvmlDeviceGetUtilizationRates, handle)
+    holders, known = _holders(handle)
+    return Gpu(
+        name=_ask(pynvml.nvmlDeviceGetName, handle) or f"NVIDIA GPU {handles.index}",
+        total=total,
+        free=free,
+        capability=(int(capability[0]), int(capability[1])),
+        uuid=device.uuid,
+        index=handles.index,
+        mig=device.instance is not None,
+        power_watts=None if power is None else power / 1000,
+        power_limit_watts=None if limit is None else limit / 1000,
+        temperature=_ask(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+        utilisation=None if rates is None else int(rates.gpu),
+        holders=holders,
+        holders_known=known,
+    )
+
+
+def _linked(handle: Any, others: Iterable[tuple[Any, Gpu]]) -> tuple[str, ...]:
+    """Whom NVLink reaches: the driver's own judgement, which vLLM goes by as well.
+
+    The links themselves tell less: behind an NVSwitch their far end is the switch's PCI address, not a card's.
+    """
+    import pynvml
+
+    return tuple(
+        gpu.uuid
+        for other, gpu in others
+        if other is not handle
+        and _ask(pynvml.nvmlDeviceGetP2PStatus, handle, other, pynvml.NVML_P2P_CAPS_INDEX_NVLINK)
+        == pynvml.NVML_P2P_STATUS_OK
+    )
+
+
+def _holders(handle: Any) -> tuple[tuple[Holder, ...], bool]:
+    """Who holds memory, and whether that is everyone."""
+    import psutil
+    import pynvml
+
+    compute = _ask(pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
+    if compute is None:
+        return (), False
+    graphics = _ask(pynvml.nvmlDeviceGetGraphicsRunningProcesses, handle) or []
+    shared = _ask(pynvml.nvmlDeviceGetMPSComputeRunningProcesses, handle) or []
+    held: dict[int, int | None] = {}
+    for process in (*compute, *graphics, *shared):  # one may stand in two of them; 0 is how some drivers say "not told"
+        held[process.pid] = held.get(process.pid) or process.usedGpuMemory or None
+    contained = _PID_NAMESPACE.exists() and _PID_NAMESPACE.stat().st_ino != _FIRST_PID_NAMESPACE
+    # Older drivers tell a container the host's process ids, which here are nobody's or, worse, another's; newer ones
+    # translate them and leave out the processes outside.
+    if contained and not all(psutil.pid_exists(pid) for pid in held):
+        return (), False
+    holders = (_holder(pid, size) for pid, size in held.items())
+    return tuple(sorted(holders, key=lambda holder: -(holder.bytes or 0))), not contained
+
+
+def _holder(pid: int, size: int | None) -> Holder:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        ours = os.getpid() in (pid, *(parent.pid for parent in process.parents()))
+        return Holder(pid, process.name(), size, ours)
+    except psutil.Error:  # it has ended, or is hidden from this user
+        return Holder(pid, "?", size)
+
+
+def _driver_trouble(error: Any) -> str | None:
+    """Why NVML does not start; None where there is nothing for it to start on."""
+    import pynvml
+
+    given = any(_CARD_FILES.glob("nvidia[0-9]*"))
+    # After a kernel update without the driver's module, only the PCI bus still knows of the card.
+    present = given or _DRIVER_FILES.exists() or any(_text(file) == _NVIDIA for file in _PCI.glob("*/vendor"))
+    missing = error.value == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
+    unloaded = error.value == pynvml.NVML_ERROR_DRIVER_NOT_LOADED
+    if (missing and not given) or (unloaded and not present):
+        return None
+    remedies = {
+        pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "its library libnvidia-ml is missing: install the driver again; a "
+        "container gets the library with NVIDIA_DRIVER_CAPABILITIES=compute,utility.",
+        pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "its kernel module is not loaded: type sudo modprobe nvidia, and install "
+        "the driver again if that fails; a container must be started with its GPUs, as by docker run --gpus all.",
+        pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "its library and its kernel module are of different versions, as "
+        "after an update: restart this machine; a container must be started again.",
+        pynvml.NVML_ERROR_NO_PERMISSION: "this user may not open it: ls -l /dev/nvidia* shows which group may.",
+    }
+    # What is left to a container once systemd on its host has reloaded: NVIDIA/nvidia-container-toolkit#1227.
+    other = f"NVML says {str(error)!r}: nvidia-smi may tell more; a container must be started again."
+    return f"The NVIDIA driver does not answer, as {remedies.get(error.value, other)}"
+
+
+def _text(file: Path) -> str:
+    """What a file of the system's says; nothing where it may not be read or is not there."""
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _card_trouble(index: int, error: Any) -> str:
+    return (
+        f"GPU {index} cannot be used, as NVML says {str(error)!r}: nvidia-smi -q may tell more, or restart the machine."
+    )
+
+
+def _ask(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What NVML answers, None where it refuses: a figure that a card lacks must not cost the card."""
+    import pynvml
+
+    try:
+        return function(*arguments)
+    except pynvml.NVMLError:
+        return None

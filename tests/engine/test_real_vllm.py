@@ -26,7 +26,8 @@ from magistral_nb.serving import registry
 from magistral_nb.serving.catalogue import RELEASES
 from magistral_nb.serving.engine import find_engine
 from magistral_nb.serving.hardware import Gpu, Hardware
-from magistral_nb.serving.plan import Wishes, make_plan
+from magistral_nb.serving.planner import make_plan
+from magistral_nb.serving.wishes import Wishes
 from magistral_nb.serving.server import find_server
 
 pytestmark = pytest.mark.engine

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given, strategies as st
 
 from magistral_nb import errors
-from magistral_nb.serving.catalogue import RELEASES, find_profile
+from magistral_nb.serving.catalogue import RELEASES, abacus, find_profile
 from magistral_nb.serving.engine import Engine
 from magistral_nb.serving.hardware import Gpu, Hardware
-from magistral_nb.serving.plan import Plan, Wishes, make_plan
+from magistral_nb.serving.planner import make_plan
+from magistral_nb.serving.wishes import Wishes
+
+if TYPE_CHECKING:
+    from magistral_nb.serving.plan import Plan
 
 GIB = 2**30
 VLLM = Engine(("vllm",), "0.32.0", "cuda", "a test")
@@ -30,7 +36,7 @@ def value(plan: Plan, flag: str) -> str | None:
 
 
 def test_magistral_on_an_h100_is_fp8_with_a_capped_context():
-    plan = make_plan(H100, find_profile(None, gpu=True), Wishes(), VLLM)
+    plan = make_plan(H100, RELEASES["2509"], Wishes(), VLLM)
     assert plan.argv[:3] == ("vllm", "serve", "mistralai/Magistral-Small-2509")
     assert value(plan, "--quantization") == "fp8_per_tensor"
     assert value(plan, "--kv-cache-dtype") == "fp8"
@@ -45,7 +51,7 @@ def test_memory_is_within_a_tenth_of_the_published_figures():
     """588k tokens of FP8 KV cache beside FP8 weights on an H100 at 0.90, 119k on an A100 40 GB."""
     for hardware, tokens in ((H100, 588_000), (A100, 119_000)):
         plan = make_plan(hardware, RELEASES["2506"], Wishes(), VLLM)
-        told = next(c.why for c in plan.choices if c.what == "GPU share")
+        told = next(c.why for c in plan.choices if c.what == "KV cache")
         planned = int(told.split(" tokens")[0].rpartition(" ")[2].replace(",", ""))
         assert planned == pytest.approx(tokens, rel=0.1)
 
@@ -89,7 +95,7 @@ def test_never_more_than_is_free_nor_above_the_cap_unasked(gib, part, release):
 
 
 def test_cpu_serves_abacus_and_refuses_the_rest(checkpoint):
-    plan = make_plan(CPU, find_profile(None, gpu=False), Wishes(), VLLM)
+    plan = make_plan(CPU, abacus(), Wishes(), VLLM)
     assert plan.model == "abacus"
     assert "--enforce-eager" in plan.argv
     assert int(value(plan, "--kv-cache-memory-bytes")) >= 2 * plan.context * 2048
@@ -98,12 +104,12 @@ def test_cpu_serves_abacus_and_refuses_the_rest(checkpoint):
     with pytest.raises(errors.PlanRefused, match="needs a GPU"):
         make_plan(CPU, RELEASES["2509"], Wishes(), VLLM)
     with pytest.raises(errors.PlanRefused, match="FP8"):
-        make_plan(CPU, find_profile(str(checkpoint), gpu=False), Wishes(quantization="fp8"), VLLM)
+        make_plan(CPU, find_profile(str(checkpoint)), Wishes(quantization="fp8"), VLLM)
 
 
 def test_context_above_the_model_s_is_refused_with_its_own(checkpoint):
     with pytest.raises(errors.PlanRefused, match="--context 2048"):
-        make_plan(CPU, find_profile(str(checkpoint), gpu=False), Wishes(context=4096), VLLM)
+        make_plan(CPU, find_profile(str(checkpoint)), Wishes(context=4096), VLLM)
 
 
 def test_raw_flags_come_last_and_wishes_decide_the_fingerprint():

@@ -14,7 +14,8 @@ from magistral_nb import errors
 from magistral_nb.processes import Process
 from magistral_nb.serving import registry, server
 from magistral_nb.serving.catalogue import RELEASES
-from magistral_nb.serving.plan import Wishes, make_plan
+from magistral_nb.serving.planner import make_plan
+from magistral_nb.serving.wishes import Wishes
 
 
 @pytest.fixture

@@ -1,0 +1,172 @@
+"""Hardware, model, wishes and engine in; a plan out, or a refusal that names what would fit. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from magistral_nb.errors import PlanRefused
+from magistral_nb.serving import catalogue, flags
+from magistral_nb.serving.flags import Flags, gib
+from magistral_nb.serving.placement import placements
+from magistral_nb.serving.plan import Choice, Plan, fingerprint
+from magistral_nb.serving.releases import dialect
+
+if TYPE_CHECKING:
+    from magistral_nb.serving.engine import Engine
+    from magistral_nb.serving.hardware import Hardware
+    from magistral_nb.serving.placement import Placement
+    from magistral_nb.serving.profile import Profile
+    from magistral_nb.serving.releases import Dialect
+    from magistral_nb.serving.wishes import Wishes
+
+# Tokens. Traces run to 25,000 on competition problems; where nobody named a model, that much is enough.
+_MOST_TRACES = 24_576
+_ONE_TRACE = 4096  # a smaller context holds no trace worth reading
+_CONNECT = "%magistral_connect URL reaches a server elsewhere"
+
+
+def default_profile(hardware: Hardware, wishes: Wishes, engine: Engine) -> Profile:
+    """What to serve where nobody named a model: a Magistral if one fits, else the largest that does.
+
+    Raises:
+        PlanRefused: nothing fits.
+    """
+    says = dialect(engine.version)
+    candidates = catalogue.in_order(gpu=bool(hardware.gpus))
+    for profile in candidates:
+        least = min(wishes.context or _MOST_TRACES, profile.context)
+        if not hardware.gpus or _most_tokens(hardware, profile, wishes, says) >= least:
+            return profile
+    make_plan(hardware, candidates[-1], wishes, engine)
+    return candidates[-1]
+
+
+def make_plan(hardware: Hardware, profile: Profile, wishes: Wishes, engine: Engine) -> Plan:
+    """Plan a boot of `profile` on `hardware`.
+
+    Args:
+        hardware: the machine, as it is now.
+        profile: the model.
+        wishes: what was asked for; where they name no model, the context may be shorter than the profile's.
+        engine: the vLLM that will run.
+
+    Raises:
+        PlanRefused: it cannot work; the message names what would.
+
+    Example:
+        >>> from magistral_nb.serving import catalogue, planner
+        >>> from magistral_nb.serving.engine import Engine
+        >>> from magistral_nb.serving.hardware import Hardware
+        >>> from magistral_nb.serving.wishes import Wishes
+        >>> here, vllm = Hardware("Linux", "x86_64", cpus=2), Engine(("vllm",), "0.32.0", "cpu", "an example")
+        >>> planner.make_plan(here, catalogue.abacus(), Wishes(), vllm).context
+        2048
+    """
+    says = dialect(engine.version)
+    context = _context(hardware, profile, wishes, says)
+    on = Flags()
+    flags.of_model(on, profile, wishes, says)
+    flags.of_context(on, profile, wishes, context)
+    placed = None
+    if hardware.gpus:
+        placed = _placed(hardware, profile, wishes, says, context)
+        flags.of_gpus(on, profile, wishes, says, placed, context)
+        flags.of_devices(on, hardware, placed)
+    else:
+        _refuse_on_cpu(hardware, profile, wishes)
+        flags.of_cpu(on, hardware, profile, wishes, context)
+    on.choices.append(Choice("engine", f"vLLM {engine.version}", engine.source))
+    flags.of_user(on, wishes)
+    return Plan(
+        model=profile.adapters[0].name if profile.adapters else profile.name,
+        title=f"{profile.title} on {hardware.title}",
+        argv=(*engine.command, "serve", *on.argv),
+        environment=tuple(sorted(on.environment.items())),
+        context=context,
+        sampling=profile.sampling,
+        choices=tuple(on.choices),
+        fingerprint=fingerprint(profile, wishes, engine),
+        wishes=wishes,
+        niceness=0 if placed else flags.CPU_NICENESS,
+        devices=tuple(gpu.uuid for gpu in placed.gpus) if placed else (),
+        max_num_seqs=flags.MAX_NUM_SEQS if placed else None,
+    )
+
+
+def _context(hardware: Hardware, profile: Profile, wishes: Wishes, says: Dialect) -> int:
+    if wishes.context is None:
+        most = _most_tokens(hardware, profile, wishes, says) if hardware.gpus and wishes.model is None else 0
+        return most if _MOST_TRACES <= most < profile.context else profile.context
+    if wishes.context < 1:
+        raise PlanRefused(f"A context of {wishes.context} holds nothing: try --context {profile.context}.")
+    if wishes.context > profile.longest_context:
+        raise PlanRefused(
+            f"{profile.name} has a context of {profile.longest_context:,} tokens, not {wishes.context:,}: "
+            f"try --context {profile.longest_context}."
+        )
+    return wishes.context
+
+
+def _refuse_on_cpu(hardware: Hardware, profile: Profile, wishes: Wishes) -> None:
+    if not profile.is_local:
+        hidden = hardware.trouble or ("its GPUs are hidden from this notebook" if hardware.driver else None)
+        raise PlanRefused(
+            f"{profile.name} needs a GPU and this machine has none{f' ({hidden})' if hidden else ''}: "
+            f"%magistral_serve abacus runs here, {_CONNECT}."
+        )
+    if wishes.quantization == "fp8":
+        raise PlanRefused("FP8 weights take 0.85 s a token on a CPU: leave --quantization away.")
+    if wishes.gpus or wishes.data_parallel > 1 or wishes.pipeline_parallel > 1:
+        raise PlanRefused("There is no GPU here to share a model: leave --gpus and its kin away.")
+
+
+def _placed(hardware: Hardware, profile: Profile, wishes: Wishes, says: Dialect, context: int) -> Placement:
+    possible = placements(hardware, profile, wishes, says)
+    for placed in possible:
+        if placed.tokens >= context:
+            return placed
+    roomiest = max(possible, key=lambda each: each.tokens)
+    memory, gpu = roomiest.memory, roomiest.gpus[-1]
+    assert memory is not None  # noqa: S101 - what nobody knows always fits
+    where = gpu.name if len(roomiest.gpus) == 1 else f"{len(roomiest.gpus)} {gpu.name}"
+    each = "" if len(roomiest.gpus) == 1 else " on each"
+    ways = "; ".join(_ways_out(hardware, profile, wishes, says, roomiest))
+    raise PlanRefused(
+        f"{profile.name} does not fit {where}: {gib(memory.weights)} of weights, {gib(memory.activations)} to work in "
+        f"and {gib(context * memory.per_token)} for {context:,} tokens{each} against {gib(memory.budget)} of "
+        f"{gib(gpu.total)} that {'is' if len(roomiest.gpus) == 1 else 'are'} free to use: {ways}."
+    )
+
+
+def _ways_out(
+    hardware: Hardware, profile: Profile, wishes: Wishes, says: Dialect, roomiest: Placement
+) -> list[str]:  # fmt: skip
+    """What would fit, the least change first; a server elsewhere always does."""
+    ways = []
+    if (shorter := int(roomiest.tokens) // 1024 * 1024) >= _ONE_TRACE:
+        ways.append(f"--context {shorter} fits")
+    elif wishes.quantization == "none" and profile.stored == "bf16":
+        quantised = replace(wishes, quantization=None)
+        if (tokens := _most_tokens(hardware, profile, quantised, says)) >= _ONE_TRACE:
+            ways.append(_with_context("without --quantization its weights become FP8 and it fits", tokens, profile))
+    for other in catalogue.in_order(gpu=True):
+        if other.name != profile.name and not ways:
+            tokens = _most_tokens(hardware, other, replace(wishes, quantization=None, context=None), says)
+            if tokens >= _MOST_TRACES:
+                four = ", though 4 bits cost accuracy on long traces" if other.stored == "int4" else ""
+                ways.append(_with_context(f"{other.name} fits{four}", tokens, other))
+    return [*ways, _CONNECT]
+
+
+def _with_context(way: str, tokens: int, profile: Profile) -> str:
+    return way if tokens >= profile.context else f"{way} with --context {tokens}"
+
+
+def _most_tokens(hardware: Hardware, profile: Profile, wishes: Wishes, says: Dialect) -> int:
+    """The longest context that fits, a multiple of 1,024; 0 where nothing does."""
+    try:
+        most = max(each.tokens for each in placements(hardware, profile, wishes, says))
+    except PlanRefused:
+        return 0
+    return int(min(most, profile.longest_context)) // 1024 * 1024

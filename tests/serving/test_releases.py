@@ -1,0 +1,214 @@
+"""Drivers, Pythons and cards in, a vLLM or a plain refusal out; and what each vLLM calls things."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+
+import make_releases
+import pytest
+from hypothesis import given, strategies as st
+
+from magistral_nb import errors
+from magistral_nb.serving.engine import find_engine
+from magistral_nb.serving.releases import Dialect, dialect, newest_for, releases
+
+# What nvidia-smi writes beside these drivers.
+DRIVERS = {580: (13, 0), 570: (12, 8), 560: (12, 6), 550: (12, 4), 535: (12, 2), 525: (12, 0)}
+V100, T4, A100, L40S, H100, RTX5090 = (7, 0), (7, 5), (8, 0), (8, 9), (9, 0), (12, 0)
+CUDAS = st.sampled_from([*DRIVERS.values(), (11, 4), (12, 9), (13, 1), (14, 0)])
+CARDS = st.sampled_from([None, (0, 0), (6, 1), V100, T4, A100, L40S, H100, RTX5090])
+PYTHONS = st.sampled_from([None, (3, 8), (3, 10), (3, 11), (3, 12), (3, 13), (3, 14), (3, 15)])
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+@pytest.mark.parametrize(
+    ("driver", "card", "version", "certain"),
+    [
+        (580, H100, "0.33.0", True),
+        (580, T4, "0.33.0", True),
+        (580, V100, "0.19.1", True),  # 0.20 is the first without its machine code
+        (570, A100, "0.19.1", True),
+        (570, H100, "0.11.2", True),  # 0.12 to 0.19 are compiled with 12.9
+        (570, RTX5090, "0.11.2", True),
+        (570, None, "0.11.2", True),
+        (560, H100, "0.11.2", False),
+        (550, A100, "0.19.1", True),
+        (550, T4, "0.19.1", True),
+        (550, H100, "0.11.2", False),  # vLLM's issue 31700: this very pair, in the image encoder
+        (550, (0, 0), "0.11.2", False),
+        (535, L40S, "0.19.1", True),
+        (525, A100, "0.19.1", True),
+        (525, H100, "0.11.2", False),
+    ],
+)
+def test_named_drivers_end_with_a_version(driver, card, version, certain):
+    release = newest_for(DRIVERS[driver], (3, 12), card)
+    assert release.version == version
+    assert (release.doubt == "") is certain
+    if not certain:
+        assert "12.8, newer than the driver's {}.{}".format(*DRIVERS[driver]) in release.doubt
+
+
+def test_an_older_major_cuda_is_refused_with_the_driver_that_would_do():
+    with pytest.raises(errors.UnsupportedPlatform, match=r"knows 11\.4: update .*525.*|525 or newer.*knows 11\.4"):
+        newest_for((11, 4), (3, 12), A100)
+
+
+def test_a_card_that_is_too_old_is_refused_whatever_the_driver():
+    for cuda in (None, (12, 8), (13, 0)):
+        with pytest.raises(errors.UnsupportedPlatform, match=r"capability 7\.0, and this one has 6\.1.*connect URL"):
+            newest_for(cuda, (3, 12), (6, 1))
+
+
+def test_a_python_that_is_too_new_is_refused_with_those_that_would_do():
+    with pytest.raises(errors.UnsupportedPlatform, match=r"0\.19\.1.*3\.10 to 3\.13, not on 3\.14: install uv"):
+        newest_for((12, 8), (3, 14), A100)
+    assert newest_for((12, 8), None, A100).pythons[1] == (3, 13), "uv can choose one that fits"
+    assert newest_for((13, 0), (3, 10), A100).version == "0.31.0"
+
+
+def test_without_a_driver_the_newest_is_taken_with_a_doubt():
+    release = newest_for(None, (3, 12))
+    assert release.version == releases()[-1].version
+    assert "no driver" in release.doubt
+
+
+@given(CUDAS, PYTHONS, CARDS)
+def test_what_comes_out_runs_by_every_rule(cuda, python, card):
+    release, refusal = None, ""
+    try:
+        release = newest_for(cuda, python, card)
+    except errors.UnsupportedPlatform as error:
+        refusal = str(error)
+    if release is None:
+        assert re.fullmatch(r".+: .*%magistral_connect URL.*\.", refusal)
+        return
+    assert release.cuda[0] <= cuda[0]
+    assert python is None or release.pythons[0] <= python <= release.pythons[1]
+    if card not in (None, (0, 0)):
+        assert card >= dialect(release.version).oldest_card
+    if not release.doubt:
+        assert release.cuda <= cuda or (card is not None and (0, 0) < card < H100)
+
+
+@given(CUDAS, CUDAS, PYTHONS, CARDS)
+def test_a_newer_driver_never_gets_an_older_vllm(one, other, python, card):
+    def best(cuda):
+        try:
+            return numbers(newest_for(cuda, python, card).version)
+        except errors.UnsupportedPlatform:
+            return ()
+
+    assert best(min(one, other)) <= best(max(one, other))
+
+
+def test_the_table_has_each_minor_release_once_and_in_order():
+    versions = [numbers(each.version) for each in releases()]
+    assert [minor for _, minor, _ in versions] == list(make_releases.MINORS)
+    assert [each.uploaded for each in releases()] == sorted(each.uploaded for each in releases())
+    assert [each.cuda for each in releases()] == sorted(each.cuda for each in releases())
+
+
+def test_pins_stay_below_what_is_known_to_break():
+    for release in releases():
+        pins = dict(pin.split("<=") for pin in release.pins)
+        assert set(pins) == set(make_releases.PINNED)
+        assert numbers(pins["mistral-common"]) < (1, 13), "each question is answered with 400 from 1.13 on"
+        assert numbers(pins["fastapi"]) < (0, 137), "each request is answered with 500 from 0.137 on"
+    assert numbers(dict(pin.split("<=") for pin in releases()[-2].pins)["mistral-common"]) >= (1, 11, 6), "0.32 wants"
+
+
+def test_the_ends_of_the_dialects():
+    assert dialect("0.9.0") == dialect("0.8.5") == Dialect()
+    newest = dialect("0.33.0")
+    assert newest == dialect("0.33.1.dev7+g0123abc.cu130") == dialect("1.0")
+    assert (newest.fp8, newest.thinking_fields, newest.kv_cache_gauge) == (
+        "fp8_per_tensor",
+        ("reasoning",),
+        "vllm:kv_cache_usage_perc",
+    )
+    assert newest.reasoning_parser
+    assert newest.text_marks
+    assert newest.thinking_counted
+
+
+@pytest.mark.parametrize(
+    ("before", "since", "name", "old", "new"),
+    [
+        ("0.9.1", "0.9.2", "kv_cache_gauge", "vllm:gpu_cache_usage_perc", "vllm:kv_cache_usage_perc"),
+        ("0.9.2", "0.10.0", "reasoning_parser", False, True),
+        ("0.10.0", "0.10.1.1", "unix_socket", False, True),
+        ("0.10.1.1", "0.10.2", "kv_cache_bytes", False, True),
+        ("0.10.1.1", "0.10.2", "token_ids", False, True),
+        ("0.11.0", "0.11.1", "thinking_fields", ("reasoning_content",), ("reasoning", "reasoning_content")),
+        ("0.15.1", "0.16.0", "thinking_fields", ("reasoning", "reasoning_content"), ("reasoning",)),
+        ("0.11.0", "0.11.2", "fp8_kv_card", H100, A100),
+        ("0.11.2", "0.12.0", "images_off_saves", False, True),
+        ("0.13.0", "0.14.1", "fp8_card", A100, T4),
+        ("0.19.1", "0.20.0", "oldest_card", V100, T4),
+        ("0.26.0", "0.27.0", "text_marks", False, True),
+        ("0.27.1", "0.28.0", "thinking_counted", False, True),
+        ("0.30.0", "0.31.0rc1", "fp8", "fp8", "fp8_per_tensor"),
+    ],
+)
+def test_what_changed_and_when(before, since, name, old, new):
+    assert getattr(dialect(before), name) == old
+    assert getattr(dialect(since), name) == new
+
+
+# Prints what this vLLM itself says; importing its parsers takes about ten seconds.
+ASK = """
+import importlib, json, sys
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+parser = importlib.import_module(sys.argv[1]).make_arg_parser(FlexibleArgumentParser())
+flags = {flag for action in parser._actions for flag in action.option_strings}
+from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatMessage
+from vllm.reasoning import ReasoningParserManager
+print(json.dumps({
+    "flags": sorted(flags),
+    "quantizations": list(QUANTIZATION_METHODS),
+    "message": sorted(ChatMessage.model_fields),
+    "request": sorted(ChatCompletionRequest.model_fields),
+    "parsers": sorted(ReasoningParserManager.list_registered()),
+}))
+"""
+
+
+@pytest.mark.engine
+def test_the_installed_vllm_speaks_its_dialect():
+    engine = find_engine(None, gpu=False)
+    known = dialect(engine.version)
+    command = [engine.command[0], "-c", ASK, known.arg_parser]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert ("--uds" in said["flags"]) is known.unix_socket
+    assert ("--kv-cache-memory-bytes" in said["flags"]) is known.kv_cache_bytes
+    assert ("return_token_ids" in said["request"]) is known.token_ids
+    assert ("mistral" in said["parsers"]) is known.reasoning_parser
+    assert known.fp8 in said["quantizations"]
+    assert tuple(name for name in ("reasoning", "reasoning_content") if name in said["message"]) == (
+        known.thinking_fields
+    )
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(shutil.which("uv") is None, reason="the table is made with uv")
+def test_the_packages_themselves_say_what_the_table_says():
+    made = make_releases.row(19)
+    release = next(each for each in releases() if each.version == made["version"])
+    assert made == {
+        "version": release.version,
+        "uploaded": release.uploaded,
+        "torch": release.torch,
+        "cuda": release.cuda,
+        "pythons": list(release.pythons),
+        "pins": list(release.pins),
+    }
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", release.uploaded)
