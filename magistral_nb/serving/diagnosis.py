@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from magistral_nb.serving.failures import OWN_ENGINE_HELPS, REQUESTS, ROOTS, SIGNALS, WRAPPERS
 from magistral_nb.serving.log_errors import LogErrors, known_failure, split_line
@@ -48,6 +48,16 @@ class Diagnosis:
     remedy: str
     changes: tuple[Change, ...] = ()
     context: tuple[str, ...] = ()
+
+    @staticmethod
+    def from_dict(raw: dict[str, Any]) -> Diagnosis:
+        """Read what `dataclasses.asdict` made, as it comes back from JSON.
+
+        Raises:
+            TypeError: it is no such dictionary.
+        """
+        changes = tuple((option, value) for option, value in raw["changes"])
+        return Diagnosis(**raw | {"changes": changes, "context": tuple(raw["context"])})
 
 
 def diagnose(lines: Iterable[str], *, exit_code: int | None = None, reply: str | None = None) -> Diagnosis | None:

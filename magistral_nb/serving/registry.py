@@ -18,6 +18,7 @@ from filelock import FileLock
 from magistral_nb import paths
 from magistral_nb.errors import InvalidOption
 from magistral_nb.processes import Process
+from magistral_nb.serving.diagnosis import Diagnosis
 from magistral_nb.serving.plan import Plan
 
 _VERSION = 1
@@ -44,6 +45,7 @@ class ServerState:
         stages: (name, seconds since the boot began) of each stage reached.
         detail: what the running stage says of itself, such as "40%".
         error: one line, when failed or died.
+        diagnosis: why, as far as the log tells.
         created: seconds since the epoch.
         supervisor: the process that owns the engine.
         engine: vLLM's process and process group.
@@ -62,6 +64,7 @@ class ServerState:
     stages: tuple[tuple[str, float], ...] = ()
     detail: str = ""
     error: str | None = None
+    diagnosis: Diagnosis | None = None
     created: float = 0.0
     supervisor: Process | None = None
     engine: Process | None = None
@@ -102,6 +105,7 @@ class ServerState:
             for name in ("supervisor", "engine"):
                 raw[name] = None if raw.get(name) is None else Process(**raw[name])
             raw["plan"] = Plan.from_dict(raw["plan"])
+            raw["diagnosis"] = None if raw.get("diagnosis") is None else Diagnosis.from_dict(raw["diagnosis"])
             raw["stages"] = tuple((k, v) for k, v in raw["stages"])
             return ServerState(**raw)
         except (KeyError, TypeError) as error:

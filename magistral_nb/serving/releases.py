@@ -5,7 +5,7 @@ A CUDA driver and a wheel
     Version Compatibility", CUDA Compatibility guide). Within a major one, machine code runs on each driver, but PTX
     that a newer toolkit wrote does not ("the provided PTX was compiled with an unsupported toolchain").
 
-    vLLM's wheels hold machine code of every kernel for cards of compute capability 7.x and 8.x. For Hopper (9.0) and
+    vLLM's wheels hold machine code of all that runs on cards of compute capability 7.x and 8.x. For Hopper (9.0) and
     newer ones FlashAttention 2 is there as PTX alone (CMakeLists.txt of its flash-attention: "8.0+PTX"). All failures
     that were found fit that: Hopper cards on drivers 550 and 560, in the image encoder (vLLM's issues 31700, 27103
     and 25143, xorbitsai/inference's 4507), while text, which goes through FlashAttention 3 there, was answered

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from magistral_nb.asking.endpoint import Endpoint, Question, messages
 from magistral_nb.asking.wire import error_text
 from magistral_nb.processes import Process
-from magistral_nb.serving.boot_log import ASKING, BootLog, diagnose
+from magistral_nb.serving.boot_log import ASKING, BootLog
+from magistral_nb.serving.diagnosis import diagnose
 from magistral_nb.serving.registry import ServerState, save
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Supervisor:
                 pass
         finally:
             code = engine.poll()
-            self._say_how_it_ended(code, log_path)  # before the group is ended: until then it would look ready
+            self._say_how_it_ended(code)  # before the group is ended: until then it would look ready
             end_group(engine.pid, engine, _GRACE_SECONDS if code is None else _ORPHAN_SECONDS)
             if self._state.status != "failed":
                 self._path.unlink(missing_ok=True)
@@ -107,7 +108,7 @@ class Supervisor:
         try:
             status, reply = self._request(port, "POST", "/v1/chat/completions", body, _FIRST_SECONDS)
             if status != _OK or not reply.get("choices"):
-                self._fail(f"it is up, but answers a question with {status}: {error_text(reply)}")
+                self._fail(f"it is up, but answers a question with {status}", reply=str(error_text(reply)))
                 return
             _, listed = self._request(port, "GET", "/v1/models", None, _FIRST_SECONDS)
             context = listed["data"][0].get("max_model_len") or self._state.plan.context
@@ -117,8 +118,10 @@ class Supervisor:
             return
         self._write(status="ready", context=context, detail="")
 
-    def _fail(self, why: str) -> None:
-        self._write(status="failed", error=why)
+    def _fail(self, why: str, *, code: int | None = None, reply: str | None = None) -> None:
+        lines = Path(self._state.log_path).read_text(encoding="utf-8", errors="replace").splitlines()
+        found = diagnose(lines, exit_code=code, reply=reply)
+        self._write(status="failed", error=found.cause if found else why, diagnosis=found)
         self._stop.set()
 
     def _healthy(self, port: int) -> bool:
@@ -158,13 +161,12 @@ class Supervisor:
     def _told_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stop.set()
 
-    def _say_how_it_ended(self, code: int | None, log_path: Path) -> None:
+    def _say_how_it_ended(self, code: int | None) -> None:
         """`code` is the engine's own, None where it still runs and was told to stop."""
         if self._state.status == "failed" or code is None:
             return
         how = f"by signal {-code}" if code < 0 else f"with code {code}"
-        cause = diagnose(log_path.read_text(encoding="utf-8", errors="replace").splitlines())
-        self._write(status="failed", error=f"vLLM ended {how}" + (f": {cause.rstrip('.')}" if cause else ""))
+        self._fail(f"vLLM ended {how}", code=code)
 
 
 def engine_environment(state: ServerState, own: Mapping[str, str]) -> dict[str, str]:

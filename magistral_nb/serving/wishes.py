@@ -44,3 +44,18 @@ class Wishes:
         """What was typed: `options.serve_options`, and raw flags."""
         named = {field.name: getattr(chosen, field.name) for field in fields(Wishes) if field.name != "engine_args"}
         return Wishes(**named, engine_args=engine_args)
+
+    def words(self) -> list[str]:
+        """What would have to be typed behind %magistral_serve for the same wishes.
+
+        Example:
+            >>> Wishes(model="2509", context=8192, images=True, engine_args=("--seed", "3")).words()
+            ['2509', '--context', '8192', '--images', '--', '--seed', '3']
+        """
+        words = [self.model] if self.model else []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in {"model", "engine_args"} and value != field.default:
+                words.append(f"--{field.name.replace('_', '-')}")
+                words += [] if value is True else [str(value)]
+        return [*words, "--", *self.engine_args] if self.engine_args else words

@@ -27,8 +27,8 @@ from magistral_nb.serving.catalogue import RELEASES
 from magistral_nb.serving.engine import find_engine
 from magistral_nb.serving.hardware import Gpu, Hardware
 from magistral_nb.serving.planner import make_plan
-from magistral_nb.serving.wishes import Wishes
 from magistral_nb.serving.server import find_server
+from magistral_nb.serving.wishes import Wishes
 
 pytestmark = pytest.mark.engine
 
