@@ -71,7 +71,9 @@ def _serve(words: list[str]) -> int:
 
     own, raw = options.split_raw(words)
     chosen = options.serve_options("magistral-nb serve").parse_args(own)
-    print(serve_shown(chosen, raw, rich=False, ask=True))
+    server = serve_shown(chosen, raw, rich=False, ask=True)
+    if server is not None:
+        print(server)
     return 0
 
 
@@ -180,9 +182,9 @@ def _demo(words: list[str]) -> int:
     parser.add_argument("question", nargs="*", help=f"{_QUESTION} otherwise")
     question = " ".join(parser.parse_args(words).question) or _QUESTION
     chosen = options.serve_options("magistral-nb demo").parse_args(["--install"])
-    server = serve_shown(chosen, (), rich=False, ask=True)
+    serve_shown(chosen, (), rich=False, ask=True)
     print(f"\n{question}\n", flush=True)
-    code = _answered(question, options.reason_options("magistral-nb demo").parse_args(["--server", server.name]))
+    code = _answered(question, options.reason_options("magistral-nb demo").parse_args(["--server", chosen.name]))
     print("\nThe server goes on. The same in a notebook: magistral-nb lab\nTo end the server: magistral-nb stop")
     return code
 

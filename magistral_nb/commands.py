@@ -9,12 +9,14 @@ import time
 from typing import TYPE_CHECKING
 
 from magistral_nb.errors import BootFailed, EngineNotFound, InvalidOption, Unauthorized
-from magistral_nb.serving import boot, hardware
+from magistral_nb.serving import boot, hardware, watching
 from magistral_nb.serving.connecting import connect
+from magistral_nb.serving.durations import durations_of, load, seconds_left
 from magistral_nb.serving.server import find_server, servers
 from magistral_nb.serving.wishes import Wishes
 from magistral_nb.views.boot_view import BootView
 from magistral_nb.views.table_view import show_table
+from magistral_nb.views.wording import duration
 
 if TYPE_CHECKING:
     import argparse
@@ -53,7 +55,7 @@ def wording(text: str) -> str:
     return re.sub(r"%magistral_(\w+)", r"magistral-nb \1", text)
 
 
-def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool, ask: bool) -> Server:
+def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool, ask: bool) -> Server | None:
     """Serve as `options.serve_options` were chosen: show the plan, then the boot.
 
     Args:
@@ -61,6 +63,9 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
         raw: vLLM's own flags.
         rich: a notebook shows the output.
         ask: confirm a large download first, unless --yes.
+
+    Returns:
+        The server; None where only the plan was to be shown.
     """
     wishes = Wishes.typed(chosen, raw)
     prepare = functools.partial(
@@ -83,7 +88,13 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
         by_default = chosen.model is None and prepared.profile.name == "abacus"
         plan, notes = prepared.plan, [wording(_ABACUS)] if by_default else []
         show_table(plan.title, plan.rows(), notes, rich=rich)
-        _announce_download(prepared.download, ask=ask and not chosen.yes)
+        if chosen.plan:
+            return None
+        size = boot.check(prepared, port=None if chosen.replace else chosen.port)
+        _announce_download(size, ask=ask and not chosen.yes)
+    elif chosen.plan:
+        show_table(running.plan.title, running.plan.rows(), [f"Server {running.name!r} runs by this plan."], rich=rich)
+        return None
     server = boot.start(prepared, replace=chosen.replace, port=chosen.port)
     if running is not None and running.status == "ready":
         minutes = (time.time() - running.created) / 60
@@ -98,9 +109,16 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
 def _wait_shown(server: Server, *, rich: bool) -> Server:
     view = BootView(rich=rich)
     began = time.monotonic()
+    plan = server.plan
+    last = load(plan.fingerprint) if plan is not None else None
 
     def watch(state: ServerState) -> None:
-        view.update(_durations(state), state.detail)
+        elapsed = time.time() - state.created
+        note = [state.detail]
+        if last is not None and state.status == "booting":
+            left = seconds_left(last, state.stages, elapsed)
+            note.append(f"about {duration(left)} left, as last time" if left > 1 else "")
+        view.update(durations_of(state.stages, elapsed), " · ".join(filter(None, note)))
 
     try:
         server.wait(watch=watch)
@@ -112,13 +130,6 @@ def _wait_shown(server: Server, *, rich: bool) -> Server:
         raise
     view.close(f"{server.model} is ready after {time.monotonic() - began:.0f} s.", ok=True)
     return server
-
-
-def _durations(state: ServerState) -> list[tuple[str, float]]:
-    """Each stage with the seconds it took, or is taking."""
-    names = [name for name, _ in state.stages]
-    reached = [seconds for _, seconds in state.stages] + [time.time() - state.created]
-    return [(name, max(0.0, reached[i + 1] - reached[i])) for i, name in enumerate(names)]
 
 
 def connect_shown(chosen: argparse.Namespace, *, rich: bool) -> Server:
@@ -198,7 +209,8 @@ def status_table(known: Sequence[Server]) -> str:
     for server in known:
         state = server.state()
         if server.status() == "failed" and state is not None:
-            lines.append(f"{server.name}: {state.error}. %magistral_logs {server.name} shows more.")
+            lines.append(f"{server.name}: {(state.error or '').rstrip('.')}. %magistral_logs {server.name} shows more.")
+        lines += [f"{server.name}: {advice.text}." for advice in watching.advise(server)]
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from magistral_nb.magics.shown import CellInterrupted, is_rich
 from magistral_nb.serving.server import Server, find_server, servers
 
 
-def serve(ipython: Any, line: str, _cell: None) -> Server:
+def serve(ipython: Any, line: str, _cell: None) -> Server | None:
     """Plan, boot, wait; interrupting the cell leaves the boot alone."""
     own, raw = options.split_raw(_words(ipython, line))
     chosen = options.serve_options("%magistral_serve").parse_args(own)

@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magistral_nb.errors import BootFailed, NameTaken, PlanRefused
-from magistral_nb.serving import catalogue, checkpoint, hardware, planner, registry, supervisor
+from magistral_nb.serving import (
+    catalogue,
+    checkpoint,
+    download,
+    hardware,
+    owners,
+    planner,
+    preflight,
+    registry,
+    supervisor,
+)
 from magistral_nb.serving.engine import check_platform, find_engine
 from magistral_nb.serving.plan import Choice, Plan, after_stopping, fingerprint
 from magistral_nb.serving.server import Server, check_price, set_price, use
@@ -21,6 +31,9 @@ from magistral_nb.serving.wishes import Wishes
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from magistral_nb.serving.download import Fetch
+    from magistral_nb.serving.engine import Engine
+    from magistral_nb.serving.hardware import Hardware
     from magistral_nb.serving.profile import Profile
     from magistral_nb.serving.registry import ServerState
 
@@ -38,7 +51,7 @@ class Prepared:
         profile: the model.
         name: of the server to be.
         running: the state of a server that already runs by this very plan.
-        download: bytes that the boot will fetch.
+        downloads: what it needs of the hub.
         price_per_hour: what the machine costs, if that was told.
         system_prompt: that makes the model think.
     """
@@ -47,7 +60,7 @@ class Prepared:
     profile: Profile
     name: str
     running: ServerState | None
-    download: float
+    downloads: tuple[Fetch, ...]
     price_per_hour: float | None
     system_prompt: str | None
 
@@ -78,12 +91,11 @@ def prepare(
         # Looked for before a plan is made: the running server itself holds the memory that a plan would need.
         for profile in (named,) if named else catalogue.in_order(gpu=bool(here.gpus)):
             if running.plan.fingerprint == fingerprint(profile, wishes, found):
-                return Prepared(running.plan, profile, name, running, 0, price_per_hour, running.system_prompt)
+                return Prepared(running.plan, profile, name, running, (), price_per_hour, running.system_prompt)
         raise _name_taken(running)
     if running is not None:
         here = after_stopping(here, running.plan)
-    profile = named or planner.default_profile(here, wishes, found)
-    plan = planner.make_plan(here, profile, wishes, found)
+    profile, plan = _planned(here, named, wishes, found)
     system_prompt, source = checkpoint.system_prompt(profile)
     told = Choice("system prompt", "the model's own" if system_prompt else "none", source)
     return Prepared(
@@ -91,10 +103,40 @@ def prepare(
         profile,
         name,
         None,
-        checkpoint.pending_download(profile),
+        download.fetches(profile, wishes),
         price_per_hour,
         system_prompt,
     )
+
+
+def _planned(here: Hardware, named: Profile | None, wishes: Wishes, engine: Engine) -> tuple[Profile, Plan]:
+    """The model and its plan; where only somebody else's memory is in the way, the refusal tells whose."""
+
+    def plan_with(there: Hardware) -> Plan:
+        return planner.make_plan(there, named or planner.default_profile(there, wishes, engine), wishes, engine)
+
+    try:
+        profile = named or planner.default_profile(here, wishes, engine)
+        return profile, planner.make_plan(here, profile, wishes, engine)
+    except PlanRefused as refusal:
+        if told := owners.explain_full(here, plan_with, owners.find_owners(here)):
+            raise PlanRefused(told) from refusal
+        raise
+
+
+def check(prepared: Prepared, *, port: int | None = None) -> int:
+    """Look for what would stop the boot, before anything is started; returns the bytes that it will fetch.
+
+    Raises:
+        UnknownModel: files are missing that cannot be fetched: gated, offline, out of reach.
+        NotACheckpoint: the repository does not hold what is needed.
+        PlanRefused: the disk is too small, or the port is taken.
+    """
+    if prepared.running is not None:
+        return 0
+    if port is not None:
+        preflight.check_port(port)
+    return preflight.check_files(prepared.downloads)
 
 
 def start(prepared: Prepared, *, replace: bool = False, port: int | None = None) -> Server:
@@ -118,8 +160,8 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
             return use(name)
         if (left := registry.load(name)) is not None:  # the one to replace, or what a failed boot has left
             stop(left)
-        if port is not None and not supervisor.is_free(port):
-            raise PlanRefused(f"Port {port} is taken: leave --port away and a free one is found.")
+        if port is not None:  # again, as the server to be replaced may have held it
+            preflight.check_port(port)
         _spawn(
             registry.ServerState(
                 name=name,
@@ -130,6 +172,7 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
                 wished_port=port,
                 system_prompt=prepared.system_prompt,
                 price_per_hour=prepared.price_per_hour,
+                downloads=tuple(map(str, prepared.downloads)),
                 created=time.time(),
             )
         )
@@ -219,6 +262,7 @@ def serve(
         engine_args=tuple(engine_args),
     )
     prepared = prepare(wishes, name=name, engine=engine, replace=replace, price_per_hour=price_per_hour)
+    check(prepared, port=None if replace else port)
     server = start(prepared, replace=replace, port=port)
     return server.wait(watch=watch) if wait else server
 

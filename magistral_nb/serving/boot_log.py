@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 
 STARTING = "Starting vLLM"
+DOWNLOADING = "Downloading the model"
 ASKING = "Asking a first question"
 
 # In the order of a boot; wording as of vLLM 0.32.
 _STAGES = (
     (re.compile(r"Initializing a V1 LLM engine"), "Preparing the engine"),
-    (re.compile(r"Downloading|Fetching \d+ files"), "Downloading the model"),
+    (re.compile(r"Downloading|Fetching \d+ files"), DOWNLOADING),
     (re.compile(r"Starting to load model|Loading safetensors checkpoint shards"), "Loading the weights"),
     (re.compile(r"Dynamo bytecode transform|torch\.compile took|Compiling a graph"), "Compiling"),
     (re.compile(r"Available KV cache memory|KV cache size"), "Sizing the KV cache"),

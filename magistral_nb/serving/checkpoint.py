@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magistral_nb.asking.system_prompt import own_wording
-from magistral_nb.errors import NotACheckpoint
 from magistral_nb.serving import folder as folders, hub
 
 if TYPE_CHECKING:
@@ -50,14 +49,3 @@ def of_repository(repository: str, marks: Marks) -> tuple[str, str]:
     if _REPOSITORY.fullmatch(repository) and (text := hub.text(repository, SYSTEM_PROMPT)):
         return text, f"{SYSTEM_PROMPT} of {repository}"
     return own_wording(marks), f"in our words, as {repository}'s own {SYSTEM_PROMPT} cannot be had"
-
-
-def pending_download(profile: Profile) -> float:
-    """Bytes that a boot will fetch from the hub; 0 where the weights are in its cache or in a folder."""
-    if profile.is_local:
-        return 0
-    cached = hub.snapshot(profile.source)
-    try:
-        return 0 if cached and folders.weights(folders.local(cached), profile.layout) else profile.download
-    except NotACheckpoint:
-        return profile.download

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from magistral_nb.serving.wishes import Wishes
 
 What = Literal["mistral", "huggingface", "tokenizer", "adapter"]
-STAGE = "Downloading the model"  # of a boot
 
 # What vLLM reads beside the weights.
 _BESIDE: dict[What, re.Pattern[str]] = {

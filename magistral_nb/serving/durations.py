@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magistral_nb import paths
-from magistral_nb.serving.download import STAGE
+from magistral_nb.serving.boot_log import DOWNLOADING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +74,7 @@ def save(fingerprint: str, durations: Stages) -> None:
         fingerprint: of the plan.
         durations: as `durations_of` makes them.
     """
-    kept = [[name, round(seconds, 2)] for name, seconds in durations if name != STAGE]
+    kept = [[name, round(seconds, 2)] for name, seconds in durations if name != DOWNLOADING]
     with contextlib.suppress(OSError):
         folder = _folder()
         handle, temporary = tempfile.mkstemp(dir=folder, prefix=".")  # made 0600

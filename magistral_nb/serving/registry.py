@@ -42,6 +42,7 @@ class ServerState:
         context: tokens, as the server itself says once it is ready.
         system_prompt: the model's own.
         price_per_hour: of the machine, in any currency; None was not told.
+        downloads: what the boot needs of the hub, as the words of `download.Fetch`.
         stages: (name, seconds since the boot began) of each stage reached.
         detail: what the running stage says of itself, such as "40%".
         error: one line, when failed or died.
@@ -61,6 +62,7 @@ class ServerState:
     context: int | None = None
     system_prompt: str | None = None
     price_per_hour: float | None = None
+    downloads: tuple[str, ...] = ()
     stages: tuple[tuple[str, float], ...] = ()
     detail: str = ""
     error: str | None = None
@@ -106,6 +108,7 @@ class ServerState:
                 raw[name] = None if raw.get(name) is None else Process(**raw[name])
             raw["plan"] = Plan.from_dict(raw["plan"])
             raw["diagnosis"] = None if raw.get("diagnosis") is None else Diagnosis.from_dict(raw["diagnosis"])
+            raw["downloads"] = tuple(raw.get("downloads", ()))
             raw["stages"] = tuple((k, v) for k, v in raw["stages"])
             return ServerState(**raw)
         except (KeyError, TypeError) as error:

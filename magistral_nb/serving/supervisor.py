@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from magistral_nb.asking.endpoint import Endpoint, Question, messages
 from magistral_nb.asking.wire import error_text
 from magistral_nb.processes import Process
-from magistral_nb.serving.boot_log import ASKING, BootLog
+from magistral_nb.serving import durations
+from magistral_nb.serving.boot_log import ASKING, DOWNLOADING, BootLog
 from magistral_nb.serving.diagnosis import diagnose
 from magistral_nb.serving.registry import ServerState, save
 
@@ -56,6 +57,8 @@ class Supervisor:
         """The whole life of a server."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._told_to_stop)
+        if not self._download():
+            return
         port = self._state.wished_port or free_port()
         argv = [*self._state.plan.argv, "--host", HOST, "--port", str(port)]
         log_path = Path(self._state.log_path)
@@ -82,6 +85,36 @@ class Supervisor:
             end_group(engine.pid, engine, _GRACE_SECONDS if code is None else _ORPHAN_SECONDS)
             if self._state.status != "failed":
                 self._path.unlink(missing_ok=True)
+
+    def _download(self) -> bool:
+        """Fetch what the hub still has to give, in a process of its own; False where that failed or was ended."""
+        if not self._state.downloads:
+            return True
+        from magistral_nb.serving import download
+
+        log_path = Path(self._state.log_path)
+        with log_path.open("ab") as log:
+            argv = [sys.executable, "-P", "-m", download.__name__, *self._state.downloads]
+            child = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )  # fmt: skip
+        # Known as the engine meanwhile, so that whoever stops the server finds it.
+        self._write(supervisor=Process.of(os.getpid()), engine=Process.of(child.pid))
+        try:
+            with log_path.open("rb") as lines:
+                while child.poll() is None and not self._stop.wait(_TICK_SECONDS):
+                    for line in lines:
+                        if progress := download.Progress.read(line.decode(errors="replace")):
+                            self._reached(DOWNLOADING, progress.words)
+        finally:
+            code = child.poll()
+            end_group(child.pid, child)
+        if code:
+            text = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+            self._fail(f"the download ended with code {code}", told=download.failure_in(text))
+        elif self._stop.is_set():
+            self._path.unlink(missing_ok=True)
+        return code == 0 and not self._stop.is_set()
 
     def _boot(self, engine: subprocess.Popen[bytes], port: int, log_path: Path) -> None:
         """Follow the log until the API answers, then ask a first real question."""
@@ -117,8 +150,16 @@ class Supervisor:
                 self._fail(f"it is up, but did not answer a question ({type(error).__name__}: {error})")
             return
         self._write(status="ready", context=context, detail="")
+        took = time.monotonic() - self._began
+        durations.save(self._state.plan.fingerprint, durations.durations_of(self._state.stages, took))
 
-    def _fail(self, why: str, *, code: int | None = None, reply: str | None = None) -> None:
+    def _fail(
+        self, why: str, *, told: str | None = None, code: int | None = None, reply: str | None = None
+    ) -> None:  # fmt: skip
+        """Write down why, as it was told already or as the log tells it."""
+        if told is not None:
+            self._write(status="failed", error=told)
+            return
         lines = Path(self._state.log_path).read_text(encoding="utf-8", errors="replace").splitlines()
         found = diagnose(lines, exit_code=code, reply=reply)
         self._write(status="failed", error=found.cause if found else why, diagnosis=found)

@@ -1,45 +1,18 @@
-"""What lies with the weights: the system prompt, and what of them has still to be fetched."""
+"""What lies with the weights: the system prompt."""
 
 from __future__ import annotations
 
 import pytest
-from checkpoints import TEXT, WHOLE, dump, write
-from scripted_hub import put_into_cache
+from checkpoints import TEXT, WHOLE, write
 
 from magistral_nb.serving.catalogue import QUANTISED, RELEASES, find_profile
-from magistral_nb.serving.checkpoint import pending_download, system_prompt
+from magistral_nb.serving.checkpoint import system_prompt
 
 pytestmark = pytest.mark.usefixtures("no_hub")
 
 
 def found(name):
     return find_profile(str(name))
-
-
-def test_a_release_that_is_not_in_the_cache_has_to_be_downloaded(no_hub):
-    profile = RELEASES["2506"]
-    assert pending_download(profile) == pytest.approx(47.1e9, rel=0.01)
-    snapshot = put_into_cache(no_hub, profile.source, {"params.json": b"{}"})
-    assert pending_download(profile) == profile.download
-    (snapshot / "consolidated.safetensors").write_bytes(b"x" * 1000)
-    assert pending_download(profile) == 0
-
-
-def test_half_of_the_shards_in_the_cache_are_not_enough(no_hub):
-    profile = QUANTISED["2509-4bit"]
-    snapshot = put_into_cache(no_hub, profile.source, {"config.json": b"{}", "model-00001-of-00002.safetensors": b"x"})
-    assert pending_download(profile) == profile.download
-    (snapshot / "model-00002-of-00002.safetensors").write_bytes(b"x")
-    assert pending_download(profile) == 0
-
-
-def test_a_repository_that_is_in_no_catalogue(hub, no_hub):
-    put_into_cache(no_hub, "you/tuned", {"config.json": dump(TEXT)})
-    hub.repositories["you/tuned"] = WHOLE
-    profile = found("you/tuned")
-    assert pending_download(profile) == profile.download > 0
-    put_into_cache(no_hub, "you/tuned", WHOLE | {"model.safetensors": b"x"})
-    assert pending_download(profile) == 0
 
 
 # System prompts

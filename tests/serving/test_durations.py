@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 
 from magistral_nb import paths
 from magistral_nb.serving import durations
-from magistral_nb.serving.download import STAGE
+from magistral_nb.serving.boot_log import DOWNLOADING
 
 LAST = (("Starting vLLM", 9.0), ("Loading the weights", 31.0), ("Compiling", 20.0), ("Asking a first question", 2.0))
 stages = st.lists(st.floats(0, 1e4), min_size=1, max_size=6).map(
@@ -61,12 +61,12 @@ def test_a_quick_stage_shortens_the_rest_by_what_it_saved():
 
 
 def test_a_download_is_added_by_whoever_knows_how_long_it_takes():
-    assert durations.seconds_left(LAST, [(STAGE, 0.0)], 300.0) == 62.0
-    assert durations.seconds_left(LAST, [(STAGE, 0.0), ("Starting vLLM", 300.0)], 303.0) == 59.0
+    assert durations.seconds_left(LAST, [(DOWNLOADING, 0.0)], 300.0) == 62.0
+    assert durations.seconds_left(LAST, [(DOWNLOADING, 0.0), ("Starting vLLM", 300.0)], 303.0) == 59.0
 
 
 def test_the_next_boot_of_a_plan_knows_the_last_and_other_plans_do_not():
-    durations.save("plan", [(STAGE, 600.0), *LAST])
+    durations.save("plan", [(DOWNLOADING, 600.0), *LAST])
     assert durations.load("plan") == LAST, "without the download"
     assert durations.load("other") is None
     durations.save("plan", LAST[:1])

@@ -161,7 +161,7 @@ def test_the_hub_is_where_the_environment_says(hub, tmp_path):
     """HF_ENDPOINT, HF_HOME and HF_TOKEN are huggingface_hub's own, read when it is imported."""
     hub.repositories["you/tuned"] = WHOLE
     put_into_cache(tmp_path / "hf" / "hub", "you/cached", WHOLE | {"model.safetensors": b"x"})
-    script = "from magistral_nb.serving.catalogue import find_profile as f; print(*(f(n, gpu=True).name for n in "
+    script = "from magistral_nb.serving.catalogue import find_profile as f; print(*(f(n).name for n in "
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": "hf_other"}
     done = subprocess.run(
         [sys.executable, "-c", f"{script}['you/tuned', 'you/cached']))"],
