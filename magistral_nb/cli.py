@@ -174,6 +174,16 @@ def _install(words: list[str]) -> int:
     return 0
 
 
+def _doctor(words: list[str]) -> int:
+    """Examine machine, driver, engine, packages and servers, for a bug report without secrets."""
+    from magistral_nb.commands import say
+    from magistral_nb.serving.doctor import doctor
+
+    options.Parser("magistral-nb doctor", _doctor.__doc__ or "").parse_args(words)
+    say(doctor())
+    return 0
+
+
 def _demo(words: list[str]) -> int:
     """Serve what this machine can, ask it a question, say how to go on."""
     from magistral_nb.commands import serve_shown
@@ -224,6 +234,7 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "stop": _stop,
     "history": _history,
     "install": _install,
+    "doctor": _doctor,
     "demo": _demo,
     "lab": _lab,
 }

@@ -44,6 +44,7 @@ VERBS = (
     Verb("magistral_history", "history", ("history", "recall"), "history"),
     Verb("magistral_logs", "logs", ("Server.logs",), "logs"),
     Verb("magistral_stop", "stop", ("Server.stop",), "stopping"),
+    Verb("magistral_doctor", "doctor", ("doctor",)),
     Verb("", "demo"),
     Verb("", "lab"),
 )

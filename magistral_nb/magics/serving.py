@@ -9,6 +9,7 @@ from magistral_nb import options
 from magistral_nb.commands import connect_shown, say, serve_shown, status_table, stop_shown
 from magistral_nb.magics.interpolate import interpolate
 from magistral_nb.magics.shown import CellInterrupted, is_rich
+from magistral_nb.serving.doctor import doctor as examine
 from magistral_nb.serving.server import Server, find_server, servers
 
 
@@ -38,6 +39,12 @@ def status(_ipython: Any, line: str, _cell: None) -> None:
     """Every known server, a line each."""
     options.Parser("%magistral_status", "Show every known server.").parse_args(options.split_words(line))
     say(status_table(servers()))
+
+
+def doctor(_ipython: Any, line: str, _cell: None) -> None:
+    """One page for a bug report."""
+    options.Parser("%magistral_doctor", "Examine this machine for a bug report.").parse_args(options.split_words(line))
+    say(examine())
 
 
 def logs(_ipython: Any, line: str, _cell: None) -> None:

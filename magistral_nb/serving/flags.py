@@ -73,7 +73,9 @@ def of_model(on: Flags, profile: Profile, wishes: Wishes, dialect: Dialect) -> N
         on.argv += ["--reasoning-parser", "mistral"]
     if profile.vision:
         on.argv += ["--limit-mm-per-prompt", f'{{"image":{_IMAGES if wishes.images else 0}}}']
-        text_only = "text only: the image encoder's memory goes to the KV cache"
+        text_only = "text only"
+        if dialect.images_off_saves:
+            text_only += ": the image encoder's memory goes to the KV cache"
         value, why = (f"{_IMAGES} a prompt", "as you wished") if wishes.images else ("off", text_only)
         on.choices.append(Choice("images", value, why))
     elif wishes.images:
@@ -142,15 +144,20 @@ def of_devices(on: Flags, hardware: Hardware, placed: Placement) -> None:
         on.environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu.index) for gpu in taken)
 
 
-def of_cpu(on: Flags, hardware: Hardware, profile: Profile, wishes: Wishes, context: int) -> None:
+def of_cpu(
+    on: Flags, hardware: Hardware, profile: Profile, wishes: Wishes, dialect: Dialect, context: int
+) -> None:  # fmt: skip
     """How a small model runs beside the notebook on the same cores."""
     kv = _CPU_KV_BYTES
     if profile.shape is not None:
         kv = max(kv, int(2 * context * profile.shape.kv_bytes(2)))
     big = profile.shape is None or profile.shape.parameters > _BIG_MODEL
     on.environment["OMP_NUM_THREADS"] = str(hardware.cpus) if big else "1"
+    on.argv.append("--enforce-eager")
+    if not dialect.kv_cache_bytes:
+        on.environment["VLLM_CPU_KVCACHE_SPACE"] = str(-(-kv // GIB))  # whole GiB
     on.add(
-        ["--enforce-eager", "--kv-cache-memory-bytes", str(kv)],
+        ["--kv-cache-memory-bytes", str(kv)] if dialect.kv_cache_bytes else [],
         "KV cache",
         f"{kv / 2**20:.0f} MiB",
         "set, as vLLM takes 10 GiB otherwise",

@@ -75,7 +75,7 @@ def make_plan(hardware: Hardware, profile: Profile, wishes: Wishes, engine: Engi
         flags.of_devices(on, hardware, placed)
     else:
         _refuse_on_cpu(hardware, profile, wishes)
-        flags.of_cpu(on, hardware, profile, wishes, context)
+        flags.of_cpu(on, hardware, profile, wishes, says, context)
     on.choices.append(Choice("engine", f"vLLM {engine.version}", engine.source))
     flags.of_user(on, wishes)
     return Plan(

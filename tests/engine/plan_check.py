@@ -28,6 +28,7 @@ import time
 import traceback
 from argparse import Namespace
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulated_cuda import Card, join, simulate
@@ -310,40 +311,40 @@ def main() -> None:
     kinds: dict[object, list[Case]] = {}
     for case in cases:
         kinds.setdefault((case.card.capability, case.without), []).append(case)
-    # vLLM keeps what it learned of model classes, and must not take what a simulation showed for the truth.
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ.update(_ENVIRONMENT, VLLM_CACHE_ROOT=cache)
+    with tempfile.TemporaryDirectory() as folder:
+        # vLLM keeps what it learned of model classes, and must not take what a simulation showed for the truth.
+        os.environ.update(_ENVIRONMENT, VLLM_CACHE_ROOT=folder)
         for name in _SLOW:
             importlib.import_module(name)
         running = 0
-        for kind in sorted(kinds.values(), key=len, reverse=True):
+        for number, kind in enumerate(sorted(kinds.values(), key=len, reverse=True)):
             if running == _JOBS:
                 os.wait()
                 running -= 1
-            fork(kind)
+            fork(kind, Path(folder, f"{number}.verdicts"))
             running += 1
         for _ in range(running):
             os.wait()
+        for answers in Path(folder).glob("*.verdicts"):
+            sys.stdout.write(answers.read_text(encoding="utf-8"))
 
 
-def fork(kind: list[Case]) -> None:
-    """Ask about lines for one kind of card, in a process of its own."""
+def fork(kind: list[Case], answers: Path) -> None:
+    """Ask about lines for one kind of card, in a process of its own that writes its verdicts into a file."""
     if os.fork():
         return
-    try:
-        show = simulate(kind[0].card, kind[0].without)
-        for case in kind:
-            show(case.card)
-            write(ask(case))
-    except BaseException:  # noqa: BLE001 - nothing may escape into the copy of the parent
-        for case in kind:
-            write(Verdict(case.name, "broken", "simulation", traceback.format_exc(), 0))
+    with answers.open("w", encoding="utf-8") as file:
+        try:
+            show = simulate(kind[0].card, kind[0].without)
+            for case in kind:
+                show(case.card)
+                file.write(json.dumps(asdict(ask(case))) + "\n")
+        except BaseException:  # noqa: BLE001 - nothing may escape into the copy of the parent
+            said = traceback.format_exc()
+            file.writelines(
+                json.dumps(asdict(Verdict(case.name, "broken", "simulation", said, 0))) + "\n" for case in kind
+            )
     os._exit(0)
-
-
-def write(verdict: Verdict) -> None:
-    """A line at once, as two processes write."""
-    os.write(1, (json.dumps(asdict(verdict)) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from machines import flag, vllm
@@ -14,45 +15,57 @@ from magistral_nb.serving.engine import VLLM_VERSION
 from magistral_nb.serving.planner import default_profile, make_plan
 from magistral_nb.serving.wishes import Wishes
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-def plan_on(hardware, name=None, wishes=None, version=VLLM_VERSION):
+    from magistral_nb.serving.hardware import Hardware
+    from magistral_nb.serving.plan import Choice, Plan
+
+_SEATS = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
+
+
+def plan_on(
+    hardware: Hardware, name: str | None = None, wishes: Wishes | None = None, version: str = VLLM_VERSION
+) -> Plan:
     """As `%magistral_serve NAME` plans."""
     wishes = replace(wishes or Wishes(), model=name)
     profile = find_profile(name) if name else default_profile(hardware, wishes, vllm(version))
     return make_plan(hardware, profile, wishes, vllm(version))
 
 
-def refusal(hardware, name=None, wishes=None, version=VLLM_VERSION):
+def refusal(
+    hardware: Hardware, name: str | None = None, wishes: Wishes | None = None, version: str = VLLM_VERSION
+) -> str:
+    """What is said where it does not plan."""
     with pytest.raises(PlanRefused) as caught:
         plan_on(hardware, name, wishes, version)
     return str(caught.value)
 
 
-def told(plan, what):
+def told(plan: Plan, what: str) -> Choice | None:
+    """A choice of the plan by its name."""
     return next((choice for choice in plan.choices if choice.what == what), None)
 
 
-def check_plan(plan, hardware):
-    """No more memory than is free, and no more than is allowed."""
+def check_plan(plan: Plan, hardware: Hardware) -> None:
+    """It takes no more memory than is free and allowed, holds its context, and names as many GPUs as it takes."""
     taken = [gpu for gpu in hardware.gpus if gpu.uuid in plan.devices]
     share = float(flag(plan, "--gpu-memory-utilization"))
-    assert taken
     assert 0 < share <= 0.90
-    for gpu in taken:
-        assert share * gpu.total <= gpu.free
-    kv_cache = told(plan, "KV cache")
-    if kv_cache:
-        assert int(re.search(r"([\d,]+) tokens", kv_cache.why)[1].replace(",", "")) >= plan.context
+    assert all(share * gpu.total <= gpu.free for gpu in taken)
     assert int(flag(plan, "--max-model-len")) == plan.context
-    seats = int(flag(plan, "--tensor-parallel-size") or 1) * int(flag(plan, "--pipeline-parallel-size") or 1)
-    seats *= int(flag(plan, "--data-parallel-size") or 1)
+    tokens = re.search(r"([\d,]+) tokens", told(plan, "KV cache").why)[1]
+    assert int(tokens.replace(",", "")) >= plan.context
+    seats = 1
+    for name in _SEATS:
+        seats *= int(flag(plan, name) or 1)
+    assert taken
     assert len(taken) == seats or "ray" in plan.argv
 
 
-def changes(message, name, wishes):
-    """What a refusal names: for each way out, the model and the wishes that it leads to."""
-    ways = message.rpartition(": ")[2].split("; ")
-    for way in ways:
+def changes(message: str, name: str | None, wishes: Wishes) -> Iterator[tuple[str | None, Wishes]]:
+    """The model and the wishes that each way out of a refusal leads to; what it does not name stays as it was."""
+    for way in message.rpartition(": ")[2].split("; "):
         named = [profile.name for profile in CATALOGUE.values() if re.search(rf"{profile.name}(?![\w-])", way)]
         changed = wishes
         if context := re.search(r"--context (\d+)", way):
@@ -69,19 +82,17 @@ def changes(message, name, wishes):
             yield (named or [name])[0], changed
 
 
-def check_refusal(message, hardware, name, wishes, version):
-    """One line, with a way out; what does not fit tells figures that say so, and names what plans at once."""
+def check_refusal(message: str, hardware: Hardware, name: str | None, wishes: Wishes, version: str) -> None:
+    """It is one line with a way out. Where memory is short, its figures say so, and what it names plans at once."""
     assert "\n" not in message
     assert message.endswith(".")
-    found = list(changes(message, name, wishes))
-    assert found or "%magistral_connect" in message or "--ray" in message
+    ways = list(changes(message, name, wishes))
+    assert ways or "%magistral_connect" in message or "--ray" in message
     if "does not fit" not in message:
         return
     assert "%magistral_connect" in message
     sizes, _, budget = message.partition("against")
     needed = sum(float(size) for size in re.findall(r"([\d.]+) GiB", sizes))
-    assert needed > float(re.search(r"([\d.]+) GiB", budget)[1]) - 0.2, "rounded to 0.1 GiB each"
-    for model, changed in found:
+    assert needed > float(re.search(r"([\d.]+) GiB", budget)[1]) - 0.2, "each is rounded to 0.1 GiB"
+    for model, changed in ways:
         check_plan(plan_on(hardware, model, changed, version), hardware)
-
-

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from machines import CARDS, GIB, MACHINES, flag, gpus, machine, one, versions_for, vllm
+from planning import check_plan, check_refusal, plan_on, refusal, told
 
 from magistral_nb.errors import PlanRefused
 from magistral_nb.serving.catalogue import CATALOGUE, RELEASES, abacus, find_profile, in_order
@@ -16,7 +17,7 @@ from magistral_nb.serving.planner import make_plan
 from magistral_nb.serving.wishes import Wishes
 
 VLLM = vllm(VLLM_VERSION)
-H100, A100, L4, T4 = (MACHINES[label] for label in ("H100 80", "A100 40", "L4", "T4"))
+H100, A100 = MACHINES["H100 80"], MACHINES["A100 40"]
 CPU = MACHINES["no GPU"]
 GPUS = {label: hardware for label, hardware in MACHINES.items() if hardware.gpus}
 

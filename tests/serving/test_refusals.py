@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings, strategies as st
 from machines import GIB, MACHINES, machine, one, vllm
-from planning import changes, check_plan, check_refusal, plan_on, refusal
+from planning import changes, check_plan, check_refusal, plan_on, refusal, told
 
 from magistral_nb.errors import PlanRefused
 from magistral_nb.serving.catalogue import CATALOGUE, RELEASES, find_profile
@@ -178,5 +178,3 @@ def chain(hardware, name, wishes, version):
 def test_who_does_as_refusals_say_arrives(total, capability, free, name, wishes, version):
     end = chain(of(total, capability, free), name, wishes, version)
     assert not isinstance(end, str) or "%magistral_connect" in end or "add --ray" in end
-
-
