@@ -49,7 +49,7 @@ def _shape(layers: int, width: int, hidden: int, *, tied: bool = False, vision: 
     """Of Mistral's dense models: 32 heads, 8 KV heads of 128."""
     kept = _VOCABULARY * width * (1 if tied else 2) + (_VISION if vision else 0)
     parameters = layers * (width * 128 * 2 * (32 + 8) + 3 * width * hidden) + kept
-    return Shape(parameters, layers, 8, 128, kept, 32, width, hidden)
+    return Shape(parameters, layers, 8, 128, kept, 32, width, hidden, _VISION if vision else 0)
 
 
 def _small_shape(*, vision: bool) -> Shape:
@@ -88,6 +88,7 @@ def _ministral(size: str, shape: Shape) -> Profile:
         download=2 * shape.parameters,
         vision=True,
         thinks=True,
+        needs_ministral_3=True,
     )
 
 

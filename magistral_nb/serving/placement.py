@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from magistral_nb.errors import PlanRefused
+from magistral_nb.serving.flags import lora_rank
 from magistral_nb.serving.memory import Memory, on_each, share_of
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def placements(hardware: Hardware, profile: Profile, wishes: Wishes, dialect: Di
             refused.append(str(refusal))
     if not found:
         raise PlanRefused(refused[0])
-    return sorted(found, key=lambda each: (len(each.gpus), -each.tokens))
+    # Of two cards that would do, the newer one: it has native FP8 before it has more memory.
+    return sorted(found, key=lambda each: (len(each.gpus), [-part for part in each.gpus[0].capability], -each.tokens))
 
 
 def alike(gpus: tuple[Gpu, ...]) -> list[list[Gpu]]:
@@ -89,6 +91,11 @@ def _types(gpu: Gpu, profile: Profile, wishes: Wishes, dialect: Dialect) -> tupl
             f"This vLLM wants compute capability {_dotted(dialect.oldest_card)}, and {gpu.name} has "
             f"{_dotted(gpu.capability)}: type %magistral_connect URL to use a server elsewhere."
         )
+    if profile.needs_ministral_3 and not dialect.ministral_3:
+        raise PlanRefused(
+            f"{profile.name} needs vLLM 0.12 or newer: name 2509, or type %magistral_connect URL to use a server "
+            "elsewhere."
+        )
     can_quantize = not known or gpu.capability >= dialect.fp8_card
     can_fp8_kv = not known or gpu.capability >= dialect.fp8_kv_card
     if wishes.quantization == "fp8" and profile.stored not in {"bf16", "fp8"}:
@@ -97,6 +104,13 @@ def _types(gpu: Gpu, profile: Profile, wishes: Wishes, dialect: Dialect) -> tupl
         raise PlanRefused(f"This vLLM makes no FP8 weights on a {gpu.name}: leave --quantization away.")
     if wishes.kv_cache == "fp8" and not can_fp8_kv:
         raise PlanRefused(f"An FP8 KV cache does not run on a {gpu.name}: leave --kv-cache away, or auto.")
+    if profile.stored != "bf16" and not can_quantize:
+        raise PlanRefused(
+            f"This vLLM runs no {profile.stored.upper()} weights on a {gpu.name}: type %magistral_serve --install for "
+            "a newer one, or %magistral_connect URL to use a server elsewhere."
+        )
+    if profile.stored != "bf16" and wishes.quantization == "none" and wishes.model is None:
+        raise PlanRefused(f"{profile.name} is quantised: leave --quantization away.")
     fp8 = profile.stored == "bf16" and wishes.quantization != "none" and can_quantize
     return fp8, wishes.kv_cache != "auto" and can_fp8_kv
 
@@ -117,9 +131,11 @@ def _counts(there: int, gpu: Gpu, profile: Profile, wishes: Wishes) -> list[int]
         return counts
     if wishes.gpus % stages or not _divides(wishes.gpus // stages, profile):
         heads = f"{profile.shape.heads} heads" if profile.shape and profile.shape.heads else "its heads"
+        works = [stages * power for power in _POWERS if stages * power <= room and _divides(power, profile)]
         raise PlanRefused(
-            f"{wishes.gpus} GPUs in {stages} stages cannot share {profile.name}, as tensor parallelism divides "
-            f"{heads}: try --gpus {max(power for power in _POWERS if power <= max(1, room)) * stages}."
+            f"{wishes.gpus} GPUs{f' in {stages} stages' if stages > 1 else ''} cannot share {profile.name}, as tensor "
+            f"parallelism divides {heads}: "
+            + (f"try --gpus {max(works)}." if works else "%magistral_connect URL reaches a server elsewhere.")
         )
     if wishes.gpus > room:
         raise PlanRefused(
@@ -148,6 +164,8 @@ def _placed(
             fp8_kv=fp8_kv,
             images=wishes.images and profile.vision,
             at_once=not dialect.fp8_layerwise,
+            encoder=wishes.images or not dialect.images_off_saves,
+            adapter_rank=lora_rank(profile),
             tensor_parallel=tensor_parallel,
             pipeline_parallel=wishes.pipeline_parallel,
         )

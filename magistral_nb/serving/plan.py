@@ -95,7 +95,8 @@ def after_stopping(hardware: Hardware, plan: Plan) -> Hardware:
     """The machine as it will be once the server that runs by `plan` has ended: its GPUs' share is free again."""
     if SHARE_FLAG not in plan.argv:
         return hardware
-    share = float(plan.argv[plan.argv.index(SHARE_FLAG) + 1])
+    last = len(plan.argv) - 1 - plan.argv[::-1].index(SHARE_FLAG)  # raw flags win because they come last
+    share = float(plan.argv[last + 1])
     gpus = (
         replace(gpu, free=min(gpu.total, gpu.free + int(share * gpu.total))) if gpu.uuid in plan.devices else gpu
         for gpu in hardware.gpus

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Tokens. Traces run to 25,000 on competition problems; where nobody named a model, that much is enough.
 _MOST_TRACES = 24_576
 _ONE_TRACE = 4096  # a smaller context holds no trace worth reading
+_LEAST_SHARE = 0.05  # below, not even CUDA itself would start
 _CONNECT = "%magistral_connect URL reaches a server elsewhere"
 
 
@@ -35,7 +36,7 @@ def default_profile(hardware: Hardware, wishes: Wishes, engine: Engine) -> Profi
     says = dialect(engine.version)
     candidates = catalogue.in_order(gpu=bool(hardware.gpus))
     for profile in candidates:
-        least = min(wishes.context or _MOST_TRACES, profile.context)
+        least = wishes.context or min(_MOST_TRACES, profile.context)
         if not hardware.gpus or _most_tokens(hardware, profile, wishes, says) >= least:
             return profile
     make_plan(hardware, candidates[-1], wishes, engine)
@@ -63,6 +64,7 @@ def make_plan(hardware: Hardware, profile: Profile, wishes: Wishes, engine: Engi
         >>> planner.make_plan(here, catalogue.abacus(), Wishes(), vllm).context
         2048
     """
+    _check(wishes)
     says = dialect(engine.version)
     context = _context(hardware, profile, wishes, says)
     on = Flags()
@@ -80,7 +82,7 @@ def make_plan(hardware: Hardware, profile: Profile, wishes: Wishes, engine: Engi
     flags.of_user(on, wishes)
     return Plan(
         model=profile.adapters[0].name if profile.adapters else profile.name,
-        title=f"{profile.title} on {hardware.title}",
+        title=f"{profile.title} on {replace(hardware, gpus=placed.gpus).title if placed else hardware.title}",
         argv=(*engine.command, "serve", *on.argv),
         environment=tuple(sorted(on.environment.items())),
         context=context,
@@ -94,6 +96,11 @@ def make_plan(hardware: Hardware, profile: Profile, wishes: Wishes, engine: Engi
     )
 
 
+def _check(wishes: Wishes) -> None:
+    if min(1 if wishes.gpus is None else wishes.gpus, wishes.pipeline_parallel, wishes.data_parallel) < 1:
+        raise PlanRefused("A model needs one GPU, one stage and one copy at least: leave what is below 1 away.")
+
+
 def _context(hardware: Hardware, profile: Profile, wishes: Wishes, says: Dialect) -> int:
     if wishes.context is None:
         most = _most_tokens(hardware, profile, wishes, says) if hardware.gpus and wishes.model is None else 0
@@ -101,9 +108,10 @@ def _context(hardware: Hardware, profile: Profile, wishes: Wishes, says: Dialect
     if wishes.context < 1:
         raise PlanRefused(f"A context of {wishes.context} holds nothing: try --context {profile.context}.")
     if wishes.context > profile.longest_context:
+        fits = _most_tokens(hardware, profile, wishes, says) if hardware.gpus else profile.longest_context
         raise PlanRefused(
             f"{profile.name} has a context of {profile.longest_context:,} tokens, not {wishes.context:,}: "
-            f"try --context {profile.longest_context}."
+            + (f"try --context {fits}." if fits else f"{_CONNECT}.")
         )
     return wishes.context
 
@@ -119,48 +127,65 @@ def _refuse_on_cpu(hardware: Hardware, profile: Profile, wishes: Wishes) -> None
         raise PlanRefused("FP8 weights take 0.85 s a token on a CPU: leave --quantization away.")
     if wishes.gpus or wishes.data_parallel > 1 or wishes.pipeline_parallel > 1:
         raise PlanRefused("There is no GPU here to share a model: leave --gpus and its kin away.")
+    if wishes.ray:
+        raise PlanRefused("Without a GPU there is nothing to spread over a Ray cluster: leave --ray away.")
 
 
 def _placed(hardware: Hardware, profile: Profile, wishes: Wishes, says: Dialect, context: int) -> Placement:
     possible = placements(hardware, profile, wishes, says)
     for placed in possible:
-        if placed.tokens >= context:
+        if placed.tokens >= context and (placed.memory or placed.share >= _LEAST_SHARE):
             return placed
-    roomiest = max(possible, key=lambda each: each.tokens)
+    roomiest = max(possible, key=lambda each: each.memory.kv_cache if each.memory else each.share)
     memory, gpu = roomiest.memory, roomiest.gpus[-1]
-    assert memory is not None  # noqa: S101 - what nobody knows always fits
+    if memory is None:
+        raise PlanRefused(
+            f"{gib(gpu.free)} are free of {gpu.name}'s {gib(gpu.total)}, too little to start: {_CONNECT}."
+        )
     where = gpu.name if len(roomiest.gpus) == 1 else f"{len(roomiest.gpus)} {gpu.name}"
+    needs = (
+        f"{gib(memory.weights)} of weights, {gib(memory.activations)} to work in and "
+        f"{gib(context * memory.per_token)} for {context:,} tokens"
+    )
+    if memory.load_peak > memory.weights + memory.activations:
+        needs = (
+            f"{gib(memory.load_peak)} while its weights are loaded and {gib(context * memory.per_token)} for "
+            f"{context:,} tokens"
+        )
     each = "" if len(roomiest.gpus) == 1 else " on each"
-    ways = "; ".join(_ways_out(hardware, profile, wishes, says, roomiest))
+    ways = "; ".join(_ways_out(hardware, profile, wishes, says, roomiest, context))
     raise PlanRefused(
-        f"{profile.name} does not fit {where}: {gib(memory.weights)} of weights, {gib(memory.activations)} to work in "
-        f"and {gib(context * memory.per_token)} for {context:,} tokens{each} against {gib(memory.budget)} of "
+        f"{profile.name} does not fit {where}: {needs}{each} against {gib(memory.budget)} of "
         f"{gib(gpu.total)} that {'is' if len(roomiest.gpus) == 1 else 'are'} free to use: {ways}."
     )
 
 
 def _ways_out(
-    hardware: Hardware, profile: Profile, wishes: Wishes, says: Dialect, roomiest: Placement
+    hardware: Hardware, profile: Profile, wishes: Wishes, says: Dialect, roomiest: Placement, context: int
 ) -> list[str]:  # fmt: skip
     """What would fit, the least change first; a server elsewhere always does."""
     ways = []
-    if (shorter := int(roomiest.tokens) // 1024 * 1024) >= _ONE_TRACE:
+    shorter = int(roomiest.tokens) // 1024 * 1024
+    if shorter >= _ONE_TRACE:
         ways.append(f"--context {shorter} fits")
-    elif wishes.quantization == "none" and profile.stored == "bf16":
-        quantised = replace(wishes, quantization=None)
-        if (tokens := _most_tokens(hardware, profile, quantised, says)) >= _ONE_TRACE:
-            ways.append(_with_context("without --quantization its weights become FP8 and it fits", tokens, profile))
-    for other in catalogue.in_order(gpu=True):
-        if other.name != profile.name and not ways:
-            tokens = _most_tokens(hardware, other, replace(wishes, quantization=None, context=None), says)
-            if tokens >= _MOST_TRACES:
+    if not ways and wishes.quantization == "none" and profile.stored == "bf16":
+        tokens = _most_tokens(hardware, profile, replace(wishes, quantization=None), says)
+        if tokens >= _ONE_TRACE:
+            ways.append(f"without --quantization its weights become FP8, which fits{_with_context(tokens, context)}")
+    if shorter < _MOST_TRACES:
+        for other in catalogue.in_order(gpu=True):
+            wanted = min(wishes.context or other.context, other.longest_context)
+            tokens = _most_tokens(hardware, other, replace(wishes, model=other.name), says)
+            if other.name != profile.name and tokens >= min(wanted, _MOST_TRACES):
                 four = ", though 4 bits cost accuracy on long traces" if other.stored == "int4" else ""
-                ways.append(_with_context(f"{other.name} fits{four}", tokens, other))
+                asked = wishes.context or other.context
+                ways.append(f"{other.name} fits{_with_context(tokens, asked)}{four}")
+                break
     return [*ways, _CONNECT]
 
 
-def _with_context(way: str, tokens: int, profile: Profile) -> str:
-    return way if tokens >= profile.context else f"{way} with --context {tokens}"
+def _with_context(tokens: int, context: int) -> str:
+    return "" if tokens >= context else f" with --context {tokens}"
 
 
 def _most_tokens(hardware: Hardware, profile: Profile, wishes: Wishes, says: Dialect) -> int:

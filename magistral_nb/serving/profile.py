@@ -65,6 +65,7 @@ class Shape:
         heads: of attention per layer; tensor parallelism divides them. 0 where not told.
         width: values of the residual stream; 0 where not told.
         hidden: values inside the feed-forward network; 0 where not told.
+        vision: parameters of the image encoder, which are among `parameters` and `embeddings`.
         stored_bytes: of weights that lie there quantised; None where they lie in BF16.
     """
 
@@ -76,6 +77,7 @@ class Shape:
     heads: int = 0
     width: int = 0
     hidden: int = 0
+    vision: float = 0
     stored_bytes: float | None = None
 
     def weight_bytes(self, *, fp8: bool) -> float:
@@ -100,6 +102,17 @@ class Shape:
             160.0
         """
         return 2 * self.layers * self.kv_heads * self.head_size * bytes_per_value
+
+    def adapter_bytes(self, rank: int) -> float:
+        """Bytes of a LoRA adapter in BF16: in each layer, rank times inputs and outputs of what it can change.
+
+        Example:
+            >>> round(Shape(23.6e9, 40, 8, 128, heads=32, width=5120, hidden=32768).adapter_bytes(16) / 1e6)  # MB
+            185
+        """
+        queries, keys = self.heads * self.head_size, self.kv_heads * self.head_size
+        attention = 2 * (self.width + queries) + 2 * (self.width + keys)
+        return 2 * rank * self.layers * (attention + 3 * (self.width + self.hidden))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +156,7 @@ class Profile:
         thinks: whether its tekken.json has [THINK] and [/THINK] as control tokens, or its system prompt asks for
             <think> as 2506's does. Without either a reasoning parser would find nothing.
         adapters: LoRA adapters to load with it.
+        needs_ministral_3: whether only a vLLM that knows Ministral 3 can serve it.
     """
 
     name: str
@@ -161,6 +175,7 @@ class Profile:
     tokenizer: str | None = None
     thinks: bool = False
     adapters: tuple[Adapter, ...] = ()
+    needs_ministral_3: bool = False
 
     @property
     def embedded(self) -> bool:

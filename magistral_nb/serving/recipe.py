@@ -27,14 +27,14 @@ _WHEELS_ONLY = ("--only-binary", ":all:")
 _STEPS_BACK = 2  # releases; what breaks one, a package that was withdrawn, may break the one before it as well
 _OLDEST_PYTHON = (3, 11)  # the first with -P, which keeps files beside the notebook from being taken for modules
 _USUAL_PYTHON = (3, 12)  # with which vLLM's own installation guide makes its environment; all of the table accept it
-# Bytes. CPU: 2.3 GB in the end and the fetched files beside it while they are unpacked. CUDA: vLLM 0.19.1, the largest
-# to fetch of those that a driver is given, has 173 packages: their wheels are 5.2 GB by the index's own sizes, 10.5 GB
-# unpacked (installed by uv, du). uv unpacks while it fetches; pip has each wheel twice more, in its cache and in TMPDIR.
+# Bytes, rounded up. CPU: 2.3 GB in the end and the fetched files beside it while they are unpacked. CUDA: of vLLM
+# 0.19.1's 173 packages the wheels are 5.2 GB, by the sizes that the index tells (0.9.2: 3.9, 0.11.2: 5.1, 0.32.0: 3.9),
+# and 10.5 GB unpacked (installed by uv). uv unpacks while it fetches; pip keeps each wheel in its cache and in TMPDIR.
 _ROOM: dict[tuple[Build, Program], int] = {
     ("cpu", "pip"): 3 * 1024**3,
     ("cpu", "uv"): 3 * 1024**3,
-    ("cuda", "pip"): 21 * 10**9,
-    ("cuda", "uv"): 11 * 10**9,
+    ("cuda", "pip"): 22 * 10**9,
+    ("cuda", "uv"): 12 * 10**9,
 }
 
 
@@ -43,23 +43,29 @@ class Recipe:
     """An environment with one vLLM in it.
 
     Attributes:
-        build: what vLLM is built for.
-        version: of vLLM.
         python: the first two numbers of the environment's own Python.
-        release: that a CUDA build follows; None for the CPU build, which has a lock.
+        release: the CUDA build in it; None for the CPU build, of which there is one, by a lock.
     """
 
-    build: Build
-    version: str
     python: Pair
     release: Release | None = None
+
+    @property
+    def build(self) -> Build:
+        """What vLLM is built for."""
+        return "cuda" if self.release else "cpu"
+
+    @property
+    def version(self) -> str:
+        """Of vLLM, such as "0.32.0"."""
+        return self.release.version if self.release else VLLM_VERSION
 
     @property
     def name(self) -> str:
         """The folder's name: what is in it and for which Python.
 
         Example:
-            >>> Recipe("cpu", "0.32.0", (3, 11)).name
+            >>> Recipe((3, 11)).name
             'vllm-cpu-0.32.0-py3.11'
         """
         return f"vllm-{self.build}-{self.version}-py{dotted(self.python)}"
@@ -140,33 +146,31 @@ def cuda_request(release: Release, cutoff: str | None = None) -> list[str]:
     return [*_WHEELS_ONLY, *dated, f"vllm=={release.version}", *release.pins]
 
 
-def room(recipe: Recipe, program: Program) -> int:
+def room(build: Build, program: Program) -> int:
     """Bytes of disk that making an environment takes at most.
 
     Example:
-        >>> room(Recipe("cuda", "0.19.1", (3, 12)), "uv") / 1e9
-        11.0
+        >>> room("cuda", "uv") / 1e9
+        12.0
     """
-    return _ROOM[recipe.build, program]
+    return _ROOM[build, program]
 
 
-def told(recipe: Recipe, cuda: Pair | None) -> str:
+def told(release: Release, python: Pair, cuda: Pair | None) -> str:
     """What will be installed and why, in one line.
 
     Args:
-        recipe: of a CUDA build.
+        release: of the table.
+        python: of the environment.
         cuda: that the driver knows.
 
     Example:
-        >>> told(Recipe("cuda", "0.19.1", (3, 12), releases()[10]), (12, 8))
-        'vLLM 0.19.1 (built with CUDA 12.9) on Python 3.12, as the driver knows CUDA 12.8'
+        >>> told(releases()[10], (3, 12), (12, 8))
+        'vLLM 0.19.1, built with CUDA 12.9, on Python 3.12, for a driver that knows CUDA 12.8'
     """
-    parts = [f"vLLM {recipe.version}"]
-    if recipe.release:
-        parts.append(f"(built with CUDA {dotted(recipe.release.cuda)})")
-    parts.append(f"on Python {dotted(recipe.python)}")
-    line = " ".join(parts) + (f", as the driver knows CUDA {dotted(cuda)}" if cuda else "")
-    return f"{line}; {recipe.release.doubt}" if recipe.release and recipe.release.doubt else line
+    driver = f", for a driver that knows CUDA {dotted(cuda)}" if cuda else ""
+    line = f"vLLM {release.version}, built with CUDA {dotted(release.cuda)}, on Python {dotted(python)}{driver}"
+    return f"{line}; but {release.doubt}" if release.doubt else line
 
 
 def dotted(pair: Pair) -> str:

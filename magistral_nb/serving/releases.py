@@ -78,6 +78,7 @@ class Dialect:
         reasoning_parser: whether there is --reasoning-parser mistral.
         text_marks: whether that parser also splits <think> in plain text, as Magistral-Small-2506 writes it; where
             not, it refuses each question to a tokenizer without the control tokens, so that it must be left away.
+        ministral_3: whether it knows these models: yarn and Llama 4's scaling of queries in Mistral's own format.
         images_off_saves: whether `--limit-mm-per-prompt {"image":0}` leaves the image encoder out of the GPU.
         thinking_fields: of a reply, where the trace stands; all of them hold the same.
         thinking_counted: whether a reply's usage tells the thinking tokens.
@@ -95,6 +96,7 @@ class Dialect:
     oldest_card: Pair = (7, 0)
     reasoning_parser: bool = False
     text_marks: bool = False
+    ministral_3: bool = False
     images_off_saves: bool = False
     thinking_fields: tuple[str, ...] = ("reasoning_content",)
     thinking_counted: bool = False
@@ -115,7 +117,7 @@ _CHANGES: tuple[tuple[tuple[int, int, int], dict[str, Any]], ...] = (
     # FlashInfer is chosen by itself where FlashAttention takes no FP8; before, the boot is refused. Which fields a
     # reply has is decided by DeltaMessage and ChatMessage: a validator copies one into the other until 0.15.
     ((0, 11, 1), {"fp8_kv_card": (8, 0), "thinking_fields": ("reasoning", "reasoning_content")}),
-    ((0, 12, 0), {"images_off_saves": True}),  # of Mistral's own format; of Hugging Face's since 0.10.1
+    ((0, 12, 0), {"images_off_saves": True, "ministral_3": True}),  # images: of Hugging Face's format since 0.10.1
     ((0, 14, 0), {"fp8_card": (7, 5)}),
     ((0, 16, 0), {"thinking_fields": ("reasoning",)}),  # run: 0.32
     # Its pull request 31914, of January 2026; 0.13 and 0.14 took even more than BF16 does (32773).

@@ -78,7 +78,7 @@ def models(environment: Mapping[str, str]) -> Iterator[Line]:
     found = False
     for name, profile in CATALOGUE.items():
         wanted = download.fetches(profile, Wishes())
-        size = _size(Path(constants.HF_HUB_CACHE) / f"models--{profile.source.replace('/', '--')}" / "blobs")
+        size = _size(Path(constants.HF_HUB_CACHE) / f"models--{profile.source.replace('/', '--')}")
         if size:
             found = True
             whole = "whole" if all(map(download.is_cached, wanted)) else f"in part, of {profile.download / 1e9:.0f} GB"
@@ -90,10 +90,10 @@ def models(environment: Mapping[str, str]) -> Iterator[Line]:
     yield Line("login", f"{login}{', HF_HUB_OFFLINE' if constants.HF_HUB_OFFLINE else ''}")
 
 
-def _size(blobs: Path) -> int:
-    """Bytes that files take, unfinished ones included, which are longer than what has arrived of them."""
+def _size(folder: Path) -> int:
+    """Bytes that a repository takes, unfinished files included, which are longer than what has arrived of them."""
     size = 0
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(blobs):
-            size += entry.stat(follow_symlinks=False).st_blocks * 512
+    with contextlib.suppress(OSError):  # a download that goes on renames its files
+        for path in folder.rglob("*"):
+            size += 0 if path.is_symlink() or path.is_dir() else path.stat().st_blocks * 512
     return size
