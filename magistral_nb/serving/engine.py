@@ -118,8 +118,8 @@ def release_for(here: Hardware, python: Pair | None = None) -> Release:
         >>> release_for(hardware.Hardware("Linux", "x86_64", 2, cuda=(12, 8))).version
         '0.11.2'
     """
-    capabilities = {gpu.capability for gpu in here.gpus} or {None}
-    found = [newest_for(here.cuda, python, capability) for capability in capabilities]
+    capabilities: set[Pair | None] = {gpu.capability for gpu in here.gpus}
+    found = [newest_for(here.cuda, python, capability) for capability in capabilities or {None}]
     return min(found, key=lambda release: (_numbers(release.version), not release.doubt))
 
 

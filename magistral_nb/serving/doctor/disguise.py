@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
 import platform
 import re
@@ -66,10 +65,14 @@ def disguise(environment: Mapping[str, str], keys: Iterable[str] = ()) -> Disgui
         keys: of servers.
     """
     homes, users = {environment.get("HOME")}, {environment.get(name) for name in ("USER", "LOGNAME", "USERNAME")}
-    with contextlib.suppress(Exception):  # a container's user may be in no table
-        users.add(getpass.getuser())
     with contextlib.suppress(Exception):
         homes |= {str(Path.home()), os.path.realpath(Path.home())}
+    with contextlib.suppress(Exception):  # Windows has no such table, and a container's user may be in none
+        import pwd
+
+        entry = pwd.getpwuid(os.getuid())
+        homes.add(entry.pw_dir)
+        users.add(entry.pw_name)
     hosts = {platform.node(), environment.get("HOSTNAME")}
     hosts |= {host.partition(".")[0] for host in hosts if host}
     return Disguise(

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from magistral_nb import paths
 from magistral_nb.serving.doctor.installed import find
 from magistral_nb.serving.doctor.page import Line
-from magistral_nb.serving.engine import Build, Engine, libraries, own_engine, own_environments
-from magistral_nb.serving.releases import releases
+from magistral_nb.serving.engine import Build, Engine, libraries, own_engine, own_environments, runs_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +22,7 @@ _BUILDS: tuple[Build, ...] = ("cpu", "cuda")
 _INSTALL = "%magistral_serve --install"
 # Each question is answered with 400 (get_lark_from_jinja): 0.32 was run, the others' source was read.
 _VLLM_BROKEN, _BY_MISTRAL_COMMON = ">=0.20,<0.34", ">=1.13"
-_FITTING = "mistral-common>=1.11.6,<1.13"
+_FITTING = "mistral-common<1.13"
 
 
 def lines(here: Hardware) -> Iterator[Line]:
@@ -59,10 +58,9 @@ def _own(engine: Engine, here: Hardware) -> Line:
     told = [f"vLLM {engine.version}", common, f"torch {torch.version if torch else 'none'}", f"{size:.1f} GB"]
     told.append(folder.name)
     remedy = f"pip --python {python} install '{_FITTING}'" if wrong else ""
-    compiled = next((each.cuda for each in releases() if _minor(each.version) == _minor(engine.version)), None)
-    if engine.build == "cuda" and compiled and here.cuda and compiled[0] > here.cuda[0]:
-        told.append(f"built with CUDA {compiled[0]}, and this driver knows {here.cuda[0]}.{here.cuda[1]}")
-        remedy = f"update the NVIDIA driver, or delete {folder} and type {_INSTALL}"
+    if engine.build == "cuda" and not runs_on(engine.version, here):
+        told.append("which this driver or these cards do not run")
+        remedy = f"update the NVIDIA driver, or {_INSTALL}, which takes one that they run"
     return Line(engine.build, ", ".join(told), remedy)
 
 
@@ -84,10 +82,11 @@ def breaks_chat(vllm: str, mistral_common: str) -> bool:
         (True, False, False)
     """
     from packaging.specifiers import SpecifierSet
+    from packaging.version import Version
 
     with contextlib.suppress(ValueError):  # a build's own word for its version
-        old = SpecifierSet(_VLLM_BROKEN).contains(vllm, prereleases=True)
-        return old and SpecifierSet(_BY_MISTRAL_COMMON).contains(mistral_common, prereleases=True)
+        old = SpecifierSet(_VLLM_BROKEN).contains(Version(vllm), prereleases=True)
+        return old and SpecifierSet(_BY_MISTRAL_COMMON).contains(Version(mistral_common), prereleases=True)
     return False
 
 
@@ -101,7 +100,3 @@ def size_on_disk(library: Path) -> int:
         with record.open(newline="", encoding="utf-8", errors="replace") as rows:
             size += sum(int(row[2]) for row in csv.reader(rows) if len(row) > 2 and row[2].isdecimal())  # noqa: PLR2004
     return size
-
-
-def _minor(version: str) -> list[str]:
-    return version.split(".")[:2]

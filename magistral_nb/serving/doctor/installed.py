@@ -60,15 +60,16 @@ def find(name: str, path: Sequence[str] | None = None) -> Package | None:
     """
     for found in importlib.metadata.distributions(name=name, path=list(sys.path if path is None else path)):
         with contextlib.suppress(Exception):  # what pip left behind when it was interrupted has no metadata
-            return Package(str(found.metadata["Version"]), tuple(found.requires or ()))
+            if version := found.metadata["Version"]:
+                return Package(version, tuple(found.requires or ()))
     return None
 
 
-def clashes(find: Find, modules: Mapping[str, object], lab: Package | None = None) -> Iterator[Line]:
+def clashes(look_up: Find, modules: Mapping[str, object], lab: Package | None = None) -> Iterator[Line]:
     """What this package and all that it stands on ask for and do not get, and who gets in whose way.
 
     Args:
-        find: tells what is installed.
+        look_up: tells what is installed.
         modules: that are loaded, by name.
         lab: the JupyterLab that shows the notebook, wherever that is installed.
 
@@ -79,34 +80,34 @@ def clashes(find: Find, modules: Mapping[str, object], lab: Package | None = Non
         openai: 1.2, but magistral-nb wants openai>=1.60; pip install 'openai>=1.60'
         httpx: none, but openai wants httpx<1; pip install 'httpx<1'
     """
-    yield from _unmet(find)
+    yield from dict.fromkeys(_unmet(look_up))  # what is wanted with other extras is looked at again
     for name, harmless in _OLD_NVML.items():
-        if (old := find(name)) and not (harmless and _fits(old.version, harmless)):
+        if (old := look_up(name)) and not (harmless and _fits(old.version, harmless)):
             value = f"{old.version} hides the module of nvidia-ml-py, which is called pynvml, too"
             yield Line(name, value, f"pip uninstall -y {name}; pip install --force-reinstall --no-deps nvidia-ml-py")
-    widgets = find("ipywidgets")
+    widgets = look_up("ipywidgets")
     if lab and widgets and _fits(lab.version, ">=4") and not _fits(widgets.version, _WIDGETS_FOR_LAB_4):
         value = f"{widgets.version} is made for JupyterLab 3, and this is {lab.version}"
         yield Line("ipywidgets", value, "pip install -U ipywidgets, start JupyterLab again, reload the page")
     for name in TOLD:
         module = modules.get(_LOADED.get(name, name.replace("-", "_")))
-        loaded, there = getattr(module, "__version__", None), find(name)
+        loaded, there = getattr(module, "__version__", None), look_up(name)
         if isinstance(loaded, str) and there and not _fits(loaded, f"=={there.version}"):
             yield Line(name, f"{there.version} is installed, and {loaded} is loaded", "restart the kernel")
 
 
-def _unmet(find: Find) -> Iterator[Line]:
+def _unmet(look_up: Find) -> Iterator[Line]:
     from packaging.requirements import Requirement
 
     waiting: list[tuple[str, frozenset[str]]] = [(OWN, frozenset())]
     for name, extras in waiting:  # which grows
-        there = find(name)
+        there = look_up(name)
         for text in there.requires if there else ():
             with contextlib.suppress(ValueError):  # written before there were rules
                 wanted = Requirement(text)
                 if wanted.marker and not any(wanted.marker.evaluate({"extra": extra}) for extra in extras or {""}):
                     continue
-                got = find(wanted.name)
+                got = look_up(wanted.name)
                 if got is None or not _fits(got.version, str(wanted.specifier)):
                     ask = f"{wanted.name}{wanted.specifier}"
                     has = "none" if got is None else got.version
@@ -118,9 +119,10 @@ def _unmet(find: Find) -> Iterator[Line]:
 def _fits(version: str, specifier: str) -> bool:
     """Whether a version is what is asked for; one that says nothing, such as a build's own word, is taken to."""
     from packaging.specifiers import SpecifierSet
+    from packaging.version import Version
 
     with contextlib.suppress(ValueError):
-        return SpecifierSet(specifier).contains(version, prereleases=True)
+        return SpecifierSet(specifier).contains(Version(version), prereleases=True)
     return True
 
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from magistral_nb.errors import UnsupportedPlatform
 from magistral_nb.serving.doctor.page import Line
-from magistral_nb.serving.engine import VLLM_VERSION, check_platform
-from magistral_nb.serving.releases import newest_for
+from magistral_nb.serving.engine import VLLM_VERSION, check_platform, release_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -78,7 +77,7 @@ def _vllm_for(here: Hardware) -> Line:
         check_platform(here.system, here.machine)
         if not here.gpus:
             return Line("vLLM for it", f"{VLLM_VERSION} for the CPU")
-        release = newest_for(here.cuda, capability=min(gpu.capability for gpu in here.gpus))
+        release = release_for(here)
     except UnsupportedPlatform as error:
         cause, _, remedy = str(error).partition(": ")
         return Line("vLLM for it", f"none: {cause}", remedy)

@@ -70,12 +70,13 @@ def _rows(section: Section) -> Iterator[str]:
         yield "  none"
     indent = 2 + max((len(line.label) + 2 for line in section.lines if line.label), default=0)
     for line in section.lines:
-        mark = "!" if line.remedy else " "
-        yield from _wrapped(line.value, f"{mark} {line.label:<{indent - 2}}", " " * indent)
-        yield from _wrapped(line.remedy, f"{'':<{indent}}-> ", " " * (indent + 3))
+        yield from _wrapped(line.value, f"{'!' if line.remedy else ' '} {line.label:<{indent - 2}}", " " * indent)
+        if line.remedy:
+            yield from _wrapped(line.remedy, f"{'':<{indent}}-> ", " " * (indent + 3))
 
 
 def _wrapped(text: str, first: str, others: str) -> list[str]:
-    return textwrap.wrap(
+    rows = textwrap.wrap(
         text, _WIDTH, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
     )
+    return rows or [first.rstrip()]

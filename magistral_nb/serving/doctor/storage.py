@@ -16,21 +16,19 @@ from magistral_nb.serving.doctor.page import Line
 from magistral_nb.serving.wishes import Wishes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from magistral_nb.serving.hardware import Hardware
+    from collections.abc import Iterator, Mapping
 
 _LEAST = 10**9  # bytes that any of these places wants free
 _SHARED = Path("/dev/shm")  # noqa: S108 - where NCCL's and vLLM's processes meet
 _LEAST_SHARED = 2**30  # bytes for several GPUs; Docker gives 64 MiB
 
 
-def disks(environment: Mapping[str, str], machine: Callable[[], Hardware]) -> Iterator[Line]:
+def disks(environment: Mapping[str, str], gpus: int) -> Iterator[Line]:
     """The room where engines, models and answers are kept.
 
     Args:
         environment: of this process.
-        machine: tells the machine.
+        gpus: how many there are.
     """
     from huggingface_hub import constants
 
@@ -42,7 +40,7 @@ def disks(environment: Mapping[str, str], machine: Callable[[], Hardware]) -> It
     yield disk("journal", paths.journal().parent, f"set {paths.HOME_VARIABLE} to a folder on another disk")
     yield disk("temporary files", Path(tempfile.gettempdir()), "set TMPDIR to a folder on another disk")
     if _SHARED.is_dir():
-        least = _LEAST_SHARED if len(machine().gpus) > 1 else 0
+        least = _LEAST_SHARED if gpus > 1 else 0
         yield disk("shared memory", _SHARED, "start the container with --shm-size=8g, or --ipc=host", least=least)
 
 
