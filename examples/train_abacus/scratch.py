@@ -223,20 +223,47 @@ def divide(on: Scratch, a: int, b: int, *, decimals: bool = False) -> tuple[str,
 
 
 def _quotient_digit(on: Scratch, place: str, now: int, by: int, done: str) -> tuple[str, int]:
+    """One digit of a quotient: a guess, made smaller or larger until what is left is less than the divisor."""
     if now < by:
         on.write(f"{place} {now}<{by} → {done}0\n")
         return f"{done}0", now
     digit = now // by
     on.write(f"{place} {now}÷{by}: ")
-    if on.rng.random() < on.misjudge:
-        if on.rng.random() < 0.5 and digit < 9:  # noqa: PLR2004
-            on.write(f"{digit + 1}×{by}={(digit + 1) * by}, too much, ")
-        elif digit > 1:
-            left = now - (digit - 1) * by
-            on.write(f"{digit - 1}×{by}={(digit - 1) * by}, {now}-{(digit - 1) * by}={left}, too little, ")
-    product = on.calculate(f"{digit}×{by}", digit * by, lambda v: 0 <= now - v < by)
+    for wrong in _guesses(on, now, by):
+        product = _multiple(on, wrong, by)
+        if product > now:
+            on.write(f">{now}, too much, ")
+        else:
+            left = now - product
+            on.write(f", {now}-{product}={left}{'>' if left > by else '='}{by}, too little, ")
+    product = _multiple(on, digit, by, lambda v: 0 <= now - v < by)
     on.write(", ")
     left = on.calculate(f"{now}-{product}", now - product, lambda v: 0 <= v < by)
     done = f"{done}{digit}"
-    on.write(f" → {done}\n")
+    on.write(f"<{by} → {done}\n")
     return done, left
+
+
+def _guesses(on: Scratch, now: int, by: int) -> range:
+    """The digits that are tried before the right one.
+
+    A divisor of one digit is known by heart, unless it is misjudged. With two digits the first guess is that of the
+    tens, so that every step remains a look-up.
+    """
+    digit = now // by
+    first = digit
+    if by > 9:  # noqa: PLR2004 - two digits
+        first = min(9, now // 10 // ((by + 5) // 10))
+    elif on.rng.random() < on.misjudge:
+        first = on.rng.choice([digit - 1, digit + 1])
+    first = max(1, min(9, first))
+    return range(first, digit, 1 if first < digit else -1)
+
+
+def _multiple(on: Scratch, digit: int, by: int, fits: Callable[[int], bool] = lambda _: False) -> int:
+    """A digit times the divisor, tens and ones apart; only what fits may be a slip."""
+    tens, ones = by // 10 * 10, by % 10
+    if not tens or not ones:
+        return on.calculate(f"{digit}×{by}", digit * by, fits)
+    on.write(f"{digit}×{tens}={digit * tens}, {digit}×{ones}={digit * ones}, ")
+    return on.calculate(f"{digit * tens}+{digit * ones}", digit * by, fits)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-NOTICED, SILENT, TWICE, MISJUDGED = 0.10, 0.10, 0.2, 0.04  # how often; twice is of the silent ones
+NOTICED, SILENT, TWICE, MISJUDGED = 0.10, 0.10, 0.2, 0.15  # how often; twice is of the silent ones
 FOUND = "a slip. Again."
 REFUSALS = (
     ("This is no arithmetic. I only know arithmetic, so I say so.\n",
@@ -367,14 +367,20 @@ def _relation(on: Scratch, numbers: list[int]) -> int:
 
 
 def _order(on: Scratch, numbers: list[int], order: str) -> int:
+    """Three numbers by name, so that the order is one of letters and each number is then a copy."""
     width = max(len(str(number)) for number in numbers)
-    digits = [on.split(number, width) for number in numbers]
+    digits = []
+    for name, number in zip("ABC", numbers, strict=True):
+        on.write(f"{name} ")
+        digits.append(on.split(number, width))
     for i, j in ((0, 1), (0, 2), (1, 2)):
         a, b = numbers[i], numbers[j]
-        on.write(f"{a}, {b}: ")
+        on.write(f"{'ABC'[i]}, {'ABC'[j]}: ")
         sign = compare(on, digits[i], digits[j])
         if sign != ("<" if a < b else ">" if a > b else "="):
             raise UnnoticedSlip
-        on.write(f"so {a}{sign}{b}.\n")
-    on.write(f"So {order.join(map(str, sorted(numbers, reverse=order == '>')))}.\n")
+        on.write(f"so {'ABC'[i]}{sign}{'ABC'[j]}.\n")
+    in_order = sorted(range(3), key=lambda i: numbers[i], reverse=order == ">")
+    on.write(f"{'Smallest' if order == '<' else 'Largest'} first: {', '.join('ABC'[i] for i in in_order)}.\n")
+    on.write(f"So {order.join(str(numbers[i]) for i in in_order)}.\n")
     return len(on.text)
