@@ -156,10 +156,22 @@ _SORTED = """Sort {a}, {b}, {c} [x].
     Can you sort {a}, {b} and {c} [x]?
     Please sort {a}, {b}, {c} [x].
     I want {a}, {b}, {c} [x]."""
-_UP = ("in ascending order", "from smallest to largest", "from small to large", "from the lowest to the highest")
-_UP += ("with the smallest first", "from least to greatest", "beginning with the smallest", "in rising order")
-_DOWN = ("in descending order", "from largest to smallest", "from large to small", "from the highest to the lowest")
-_DOWN += ("with the largest first", "from greatest to least", "beginning with the largest", "in falling order")
+_UP = _lines("""in ascending order
+    from smallest to largest
+    from small to large
+    from the lowest to the highest
+    with the smallest first
+    from least to greatest
+    beginning with the smallest
+    in rising order""")
+_DOWN = _lines("""in descending order
+    from largest to smallest
+    from large to small
+    from the highest to the lowest
+    with the largest first
+    from greatest to least
+    beginning with the largest
+    in falling order""")
 
 WORDINGS = {
     "add": wordings(
