@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from magistral_nb.abacus.generator import relation
+
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
@@ -106,20 +108,14 @@ def add(on: Scratch, a: int, b: int, *, header: bool = True) -> int:
         on.write(f"{PLACES[place]} ")
         expression = f"{upper[place]}+{lower[place]}" + (f"+{carry}" if carry else "")
         column = on.calculate(expression, upper[place] + lower[place] + carry)
-        if place == width - 1:
-            done = f"{column}{done}"
-        else:
-            carry, done = column // 10, f"{column % 10}{done}"
-            if carry:
-                on.write(f", carry {carry}")
-        on.write(f" → {done}\n")
+        carry, done = _set_down(on, column, done, last=place == width - 1)
     return int(done)
 
 
 def compare(on: Scratch, upper: list[int], lower: list[int]) -> str:
     """Compare the digits of two split numbers from the highest place; returns "<", "=" or ">"."""
     for place in reversed(range(len(upper))):
-        sign = "<" if upper[place] < lower[place] else ">" if upper[place] > lower[place] else "="
+        sign = relation(upper[place], lower[place])
         on.write(f"{PLACES[place]} {upper[place]}{sign}{lower[place]}, ")
         if sign != "=":
             return sign
@@ -195,14 +191,20 @@ def _times(on: Scratch, digits: list[int], part: int) -> int:
         if carry:
             on.write(", ")
             value = on.calculate(f"{value}+{carry}", value + carry)
-        if place == len(digits) - 1:
-            done = f"{value}{done}"
-        else:
-            carry, done = value // 10, f"{value % 10}{done}"
-            if carry:
-                on.write(f", carry {carry}")
-        on.write(f" → {done}\n")
+        carry, done = _set_down(on, value, done, last=place == len(digits) - 1)
     return int(done)
+
+
+def _set_down(on: Scratch, value: int, done: str, *, last: bool) -> tuple[int, str]:
+    """Write the result so far with the ones of a place's value before it, or all of it at the last place.
+
+    Returns the carry and the result so far.
+    """
+    carry, digits = (0, value) if last else divmod(value, 10)
+    if carry:
+        on.write(f", carry {carry}")
+    on.write(f" → {digits}{done}\n")
+    return carry, f"{digits}{done}"
 
 
 def divide(on: Scratch, a: int, b: int, *, decimals: bool = False) -> tuple[str, int]:

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Literal
 
 from magistral_nb.abacus.elsewhere import elsewhere
 from magistral_nb.abacus.phrasings import FRAMES, MONEY, NAMES, THINGS, WORDINGS
-from magistral_nb.abacus.stories import STORIES, Story
+from magistral_nb.abacus.stories import STORIES
 from magistral_nb.errors import InvalidOption
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from magistral_nb.abacus.story import Story
 
 Split = Literal["training", "evaluation"]
 
@@ -196,24 +198,40 @@ def truth_of(work: tuple[str, ...], unit: str = "") -> str:
             quotient, remainder = divmod(int(a), int(b))
             return f"{quotient}{f' {unit}' * bool(unit)}" + (f" remainder {remainder}" if remainder else "")
         case (a, "/", b):
-            short = _tenths(Fraction(a) / Fraction(b))
+            short = tenths(Fraction(a) / Fraction(b))
         case (p, "%", n):
             short = written(Fraction(p) * Fraction(n) / 100)
         case (a, "?", b):
-            return f"{a} {'<' if int(a) < int(b) else '>' if int(a) > int(b) else '='} {b}"
+            return f"{a} {relation(int(a), int(b))} {b}"
         case ("<" | ">" as order, *numbers):
             return f" {order} ".join(sorted(numbers, key=int, reverse=order == ">"))
         case (v, "km/h"):
-            short = _tenths(Fraction(v) * 10 / 36)
+            short = tenths(Fraction(v) * 10 / 36)
         case (a, "km", b, "h"):
-            short = _tenths(Fraction(a) / Fraction(b) * 10 / 36)
+            short = tenths(Fraction(a) / Fraction(b) * 10 / 36)
         case _:
             short = written(value(work))
     return f"{short} {unit}".strip()
 
 
-def _tenths(number: Fraction) -> str:
+def tenths(number: Fraction) -> str:
+    """A number of at least 0, rounded to one decimal place, as it is written.
+
+    Example:
+        >>> tenths(Fraction(200, 9)), tenths(Fraction(5, 100))
+        ('22.2', '0.1')
+    """
     return written(Fraction(int(number * 10 + Fraction(1, 2)), 10))
+
+
+def relation(a: int, b: int) -> str:
+    """The sign between two numbers.
+
+    Example:
+        >>> relation(34, 512)
+        '<'
+    """
+    return "<" if a < b else ">" if a > b else "="
 
 
 def _draw(rng: random.Random, kind: str, level: int, *, seen: bool) -> Problem:

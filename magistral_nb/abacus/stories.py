@@ -1,40 +1,27 @@
-"""Word problems: short stories around one or two calculations, in wordings seen in training and held out."""
+"""Word problems from daily life, in wordings seen in training and held out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from magistral_nb.abacus.phrasings import wordings
+from magistral_nb.abacus.story import Story, told
+from magistral_nb.abacus.trips import TRIPS
 
-from magistral_nb.abacus.phrasings import Wordings, wordings
+_MONEY_LEFT = """How much money is left?
+    How much is left?
+    How much does {n} have left?
+    How much money does {n} have now?
+    What remains?
+    How many {u} are left?"""
+_AGE_OF_M = """How old is {m}?
+    What is the age of {m}?
+    How many years old is {m}?
+    Do you know how old {m} is?"""
+_AGE_OF_N_NOW = """{n} is {a} years old.
+    {n} is {a} years old now.
+    Today {n} is {a}.
+    {n} has just become {a}."""
 
-
-@dataclass(frozen=True, slots=True)
-class Story:
-    """One kind of story.
-
-    Attributes:
-        kind: what it is counted as in the tables.
-        level: how hard, from 1.
-        work: the calculation, with a for {a} and so on.
-        unit: the noun of the answer; {t} and {u} stand for the story's thing and currency.
-        sizes: how many digits each number has at most; 0 stands for a factor of 2 to 9.
-        wordings: how it is told.
-    """
-
-    kind: str
-    level: int
-    work: str
-    unit: str
-    sizes: tuple[int, ...]
-    wordings: Wordings
-
-
-def _told(facts: str, questions: str) -> tuple[str, ...]:
-    """Each way to tell what happened before each way to ask."""
-    asked = [line.strip() for line in questions.strip().splitlines()]
-    return tuple(f"{fact.strip()} {question}" for fact in facts.strip().splitlines() for question in asked)
-
-
-STORIES = (
+EVERYDAY = (
     Story(
         "shopping", 1, "a × b", "{u}", (2, 2),
         wordings(
@@ -46,7 +33,7 @@ STORIES = (
             """{n} wants {a} {t}. Each one is {b} {u}. How much must {n} pay?
             How much money does {n} need for {a} {t} at {b} {u} each?
             Each of the {a} {t} costs {b} {u}. What do they cost together?""",
-            *_told(
+            *told(
                 """{n} buys {a} {t} for {b} {u} each.
                 {n} buys {a} {t} at {b} {u} each.
                 {n} takes {a} {t}, each for {b} {u}.
@@ -75,7 +62,7 @@ STORIES = (
             How much are {a} {t} at {b} {u} each and {c} {s} at {d} {u} each?""",
             """{n} wants {a} {t} at {b} {u} each and {c} {s} at {d} {u} each. How much must {n} pay?
             How much money does {n} need for {a} {t} at {b} {u} each and {c} {s} at {d} {u} each?""",
-            *_told(
+            *told(
                 """{n} buys {a} {t} at {b} {u} each and {c} {s} at {d} {u} each.
                 {n} buys {a} {t} for {b} {u} each and {c} {s} for {d} {u} each.
                 {n} takes {a} {t} for {b} {u} each, and also {c} {s} for {d} {u} each.
@@ -101,7 +88,7 @@ STORIES = (
             """{n} owns {a} {t}. Then {n} buys {b} more. How many {t} does {n} own now?
             On one table are {a} {t}, on another {b}. How many {t} are that in total?
             {m} brings {a} {t} and {n} brings {b}. How many {t} have they got together?""",
-            *_told(
+            *told(
                 """{n} has {a} {t} and gets {b} more.
                 {n} had {a} {t}. {m} gave {n} {b} more.
                 {n} finds {a} {t}, then {b} more.
@@ -116,7 +103,7 @@ STORIES = (
                 How many {t} are there now?
                 How many {t} are these together?""",
             ),
-            *_told(
+            *told(
                 """There are {a} {t} in one box and {b} in another.
                 In one bag are {a} {t}, in the other are {b}.
                 {a} {t} are on the floor and {b} {t} on a shelf.
@@ -140,7 +127,7 @@ STORIES = (
             """{n} owns {a} {t} and sells {b} of them. How many {t} are left?
             In a box are {a} {t}. {m} takes out {b}. How many {t} are still in the box?
             {n} had {a} {t}, then gave away {b}. How many {t} remain?""",
-            *_told(
+            *told(
                 """{n} has {a} {t} and gives {b} to {m}.
                 {n} had {a} {t} and lost {b}.
                 {n} had {a} {t}. {m} took {b} of them away.
@@ -155,7 +142,7 @@ STORIES = (
                 How many {t} are still there?
                 How many {t} does {n} keep?""",
             ),
-            *_told(
+            *told(
                 """There are {a} {t}. {n} takes {b}.
                 A shop has {a} {t} and sells {b}.
                 There were {a} {t}, and {b} were sold.
@@ -176,7 +163,7 @@ STORIES = (
             """{b} friends share {a} {t} fairly. How many {t} does each one get?
             {n} puts {a} {t} into {b} bags, the same number in each. How many {t} are in one bag?
             How many {t} does each of {b} children get from {a} {t}?""",
-            *_told(
+            *told(
                 """{n} shares {a} {t} among {b} friends.
                 {b} children share {a} {t}.
                 Divide {a} {t} among {b} people.
@@ -188,7 +175,7 @@ STORIES = (
                 How many {t} does each person get?
                 What does each of them get?""",
             ),
-            *_told(
+            *told(
                 """{a} {t} are packed into {b} boxes.
                 {n} packs {a} {t} into {b} boxes of the same size.
                 {a} {t} are put in {b} equal piles.
@@ -206,22 +193,16 @@ STORIES = (
             How old will {n} be in {b} years if {n} is {a} today?""",
             """{n} is now {a} years old. What will be the age of {n} after {b} years?
             {m} is {a}, and {n} is {b} years older. What is the age of {n}?""",
-            *_told(
+            *told(
                 """{n} is {a} years old. {m} is {b} years older.
                 {n} is {a}. {m} is {b} years older than {n}.
                 {m} is {b} years older than {n}, who is {a}.
                 {n} is {a} years old, and {m} is older by {b} years.
                 {n} is {a}, but {m} is {b} years older.""",
-                """How old is {m}?
-                What is the age of {m}?
-                How many years old is {m}?
-                Do you know how old {m} is?""",
+                _AGE_OF_M,
             ),
-            *_told(
-                """{n} is {a} years old.
-                {n} is {a} years old now.
-                Today {n} is {a}.
-                {n} has just become {a}.""",
+            *told(
+                _AGE_OF_N_NOW,
                 """How old will {n} be in {b} years?
                 What is the age of {n} in {b} years?
                 How old will {n} be {b} years from now?
@@ -237,27 +218,21 @@ STORIES = (
             """{n} is now {a} years old. What was the age of {n} {b} years ago?
             {m} is {a}, and {n} is {b} years younger. What is the age of {n}?
             {n} is {a} years old, {m} is {b}. By how many years is {m} younger?""",
-            *_told(
+            *told(
                 """{n} is {a} years old. {m} is {b} years younger.
                 {n} is {a}. {m} is {b} years younger than {n}.
                 {m} is {b} years younger than {n}, who is {a}.
                 {n} is {a} years old, and {m} is younger by {b} years.
                 {n} is {a}, but {m} is {b} years younger.""",
-                """How old is {m}?
-                What is the age of {m}?
-                How many years old is {m}?
-                Do you know how old {m} is?""",
+                _AGE_OF_M,
             ),
-            *_told(
-                """{n} is {a} years old.
-                {n} is {a} years old now.
-                Today {n} is {a}.
-                {n} has just become {a}.""",
+            *told(
+                _AGE_OF_N_NOW,
                 """How old was {n} {b} years ago?
                 What was the age of {n} {b} years before?
                 How old was {n} {b} years earlier?""",
             ),
-            *_told(
+            *told(
                 """{n} is {a} and {m} is {b} years old.
                 {n} is {a} years old and {m} is {b}.
                 {n} is {a}, {m} is {b}.""",
@@ -273,7 +248,7 @@ STORIES = (
         wordings(
             "How old is someone who is {b} times as old as {n}, who is {a}?",
             """{m} is {b} times as old as {n}, who is {a}. What is the age of {m}?""",
-            *_told(
+            *told(
                 """{n} is {a} years old. {m} is {b} times as old.
                 {n} is {a}. {m} is {b} times as old as {n}.
                 {n} is {a} years old, and {m} is {b} times as old as {n}.
@@ -292,7 +267,7 @@ STORIES = (
             How much is left of {a} {u} after {n} spends {b}?""",
             """From {a} {u}, {n} spends {b}. What is left?
             {n} owns {a} {u} and gives {b} {u} away. How much money remains?""",
-            *_told(
+            *told(
                 """{n} has {a} {u} and spends {b}.
                 {n} had {a} {u} and paid {b} {u} for lunch.
                 {n} has {a} {u}. A book costs {b} {u}, and {n} buys it.
@@ -301,12 +276,7 @@ STORIES = (
                 {n} takes {a} {u} to a shop and pays {b} {u} there.
                 Of {a} {u}, {n} uses {b}.
                 With {a} {u} {n} buys a bag for {b} {u}.""",
-                """How much money is left?
-                How much is left?
-                How much does {n} have left?
-                How much money does {n} have now?
-                What remains?
-                How many {u} are left?""",
+                _MONEY_LEFT,
             ),
         ),
     ),
@@ -316,7 +286,7 @@ STORIES = (
             "How much is left of {a} {u} after {n} pays {b} and then {c}?",
             """From {a} {u}, {n} spends {b} on {t} and {c} on {s}. What is left?
             {n} owns {a} {u} and gives {b} {u} to {m} and {c} {u} to a friend. How much money remains?""",
-            *_told(
+            *told(
                 """{n} has {a} {u}. {n} spends {b} {u} on {t} and {c} {u} on {s}.
                 {n} has {a} {u} and pays {b} {u} for {t} and {c} {u} for {s}.
                 {n} has {a} {u}, spends {b} and then {c}.
@@ -325,12 +295,7 @@ STORIES = (
                 Of {a} {u}, {n} uses {b} for {t} and {c} for {s}.
                 {n} has {a} {u}, loses {b} and spends {c}.
                 With {a} {u} {n} buys {t} for {b} {u} and {s} for {c} {u}.""",
-                """How much money is left?
-                How much is left?
-                How much does {n} have left?
-                How much money does {n} have now?
-                What remains?
-                How many {u} are left?""",
+                _MONEY_LEFT,
             ),
         ),
     ),
@@ -340,7 +305,7 @@ STORIES = (
             "{n} pays for {b} {t} at {c} {u} each with {a} {u}. How much change does {n} get?",
             """From {a} {u}, {n} buys {b} {t} at {c} {u} each. What is left?
             {n} owns {a} {u} and takes {b} {t} for {c} {u} each. How much money remains?""",
-            *_told(
+            *told(
                 """{n} has {a} {u} and buys {b} {t} at {c} {u} each.
                 {n} has {a} {u}. {n} buys {b} {t} for {c} {u} each.
                 {n} had {a} {u} and paid for {b} {t} at {c} {u} each.
@@ -356,110 +321,5 @@ STORIES = (
             ),
         ),
     ),
-    Story(
-        "speed", 1, "a ÷ b", "km/h", (3, 1),
-        wordings(
-            """A bus needs {b} hours for {a} km. What is its speed?
-            If a car travels {a} km in {b} hours, what is its average speed in km/h?
-            What is the average speed of a train that goes {a} km in {b} hours?
-            How fast is a car that needs {b} hours for {a} km?""",
-            """A truck covers {a} km in {b} hours. How fast is it?
-            {n} rides {a} km within {b} hours. Find the average speed in km/h.""",
-            *_told(
-                """A train travels {a} km in {b} hours.
-                A car goes {a} km in {b} h.
-                {n} drives {a} km in {b} hours.
-                A bus makes {a} km in {b} hours.
-                {n} gets {a} km far within {b} hours.
-                It takes a bus {b} hours to go {a} km.
-                In {b} hours, a car travels {a} km.""",
-                """What is the speed in km/h?
-                How fast is that in km/h?
-                What is the average speed in km/h?
-                Work out the average speed in km/h.
-                What speed is that?
-                How many km/h are that?
-                How fast is that?""",
-            ),
-        ),
-    ),
-    Story(
-        "speed", 1, "a × b", "km", (3, 1),
-        wordings(
-            """{n} travels {b} hours at {a} km/h. What is the distance?
-            A train goes {a} km/h. How many km does it go in {b} hours?
-            How far does a bus get in {b} hours at {a} km/h?
-            At {a} km/h, how far does a car get in {b} hours?""",
-            """A truck runs {b} hours at {a} km/h. How many km does it cover?
-            At {a} km/h, how far does {n} ride in {b} hours?""",
-            *_told(
-                """A car drives at {a} km/h for {b} hours.
-                {n} drives {b} hours at {a} km/h.
-                A train goes {a} km/h for {b} h.
-                For {b} hours a bus drives at {a} km/h.
-                {n} travels at {a} km/h, {b} hours long.""",
-                """How far is that?
-                What is the distance?
-                How many km is that?
-                What distance is that in km?
-                How many km are travelled?""",
-            ),
-        ),
-    ),
-    Story(
-        "speed", 2, "a km/h", "m/s", (3,),
-        wordings(
-            """What is {a} km/h in m/s?
-            Convert {a} km/h to m/s.
-            Convert {a} km/h into meters per second.
-            How many m/s are {a} km/h?
-            How many meters per second are {a} km/h?
-            {a} km/h in m/s
-            {a} km/h, what is that in m/s?
-            How much is {a} km/h in m/s?
-            Write {a} km/h in m/s.
-            Turn {a} km/h into m/s.""",
-            """Express {a} km/h in m/s.
-            A truck runs at {a} km/h. How fast is that in m/s?""",
-            *_told(
-                """A car drives {a} km/h.
-                A train goes {a} km/h.
-                {n} drives at {a} km/h.
-                The speed of a bus is {a} km/h.
-                A car has a speed of {a} km/h.""",
-                """How many meters per second is that?
-                What is the speed in m/s?
-                How much is that in m/s?
-                How many m/s are that?
-                What is that in m/s?""",
-            ),
-        ),
-    ),
-    Story(
-        "speed", 3, "a km b h", "m/s", (3, 1),
-        wordings(
-            """If a train travels {a} km in {b} hours, what is its average speed in m/s?
-            If a car travels {a} km in {b} hours, what is its average speed in m/s?
-            What is the average speed in m/s of a car that goes {a} km in {b} hours?
-            How fast in m/s is a car that needs {b} hours for {a} km?""",
-            """A truck covers {a} km in {b} hours. How fast is it in m/s?
-            {n} rides {a} km within {b} hours. Find the average speed in m/s.""",
-            *_told(
-                """A train travels {a} km in {b} hours.
-                A car goes {a} km in {b} h.
-                {n} drives {a} km in {b} hours.
-                A bus makes {a} km in {b} hours.
-                A bus needs {b} hours for {a} km.
-                {n} gets {a} km far within {b} hours.
-                It takes a bus {b} hours to go {a} km.
-                In {b} hours, a car travels {a} km.""",
-                """What is the speed in m/s?
-                How fast is that in m/s?
-                What is the average speed in m/s?
-                Work out the average speed in m/s.
-                How many m/s are that?
-                How many meters per second is that?""",
-            ),
-        ),
-    ),
 )  # fmt: skip
+STORIES = (*EVERYDAY, *TRIPS)
