@@ -57,7 +57,6 @@ class Problem:
 
     Attributes:
         question: as it is asked; of a second turn, the first question, its answer and the second one, a line each.
-        truth: the answer in short: a number, with remainder or unit, a relation, or that it is not arithmetic.
         kind: a key of LEVELS.
         level: from 1, how hard.
         work: the calculation, e.g. ("347", "×", "58"); empty where there is none.
@@ -65,11 +64,15 @@ class Problem:
     """
 
     question: str
-    truth: str
     kind: str
     level: int
     work: tuple[str, ...]
     unit: str = ""
+
+    @property
+    def truth(self) -> str:
+        """The answer in short: a number, with remainder or unit, a relation, or that it is not arithmetic."""
+        return truth_of(self.work, self.unit)
 
 
 def problems(
@@ -236,7 +239,7 @@ def relation(a: int, b: int) -> str:
 
 def _draw(rng: random.Random, kind: str, level: int, *, seen: bool) -> Problem:
     if kind == "off-domain":
-        return Problem(elsewhere(rng, seen=seen), NOT_ARITHMETIC, kind, level, ())
+        return Problem(elsewhere(rng, seen=seen), kind, level, ())
     if kind == "second turn":
         return _second_turn(rng, seen=seen)
     if kind in STORY_KINDS:
@@ -249,7 +252,7 @@ def _draw(rng: random.Random, kind: str, level: int, *, seen: bool) -> Problem:
         expression = expression.replace(" ", "")
     spoken = " ".join({"+": "plus", "-": "minus"}.get(part, part) for part in work)
     question = _wording(rng, asked, seen=seen).format(**shown, e=expression, w=spoken)
-    return Problem(question, truth_of(work), kind, level, work)
+    return Problem(question, kind, level, work)
 
 
 def _calculation(  # noqa: C901, PLR0911 - one case for each kind
@@ -302,14 +305,13 @@ def _second_turn(rng: random.Random, *, seen: bool) -> Problem:
     kind, highest = rng.choice([("add", 4), ("subtract", 4), ("multiply", 4), ("terms", 2)])
     while True:
         first = _draw(rng, kind, rng.randint(1, highest), seen=seen)
-        operator = rng.choice("++--×÷")
-        if (operator in "+-" or len(first.truth) < 4) and not first.truth.startswith("-"):  # noqa: PLR2004
+        result, operator = first.truth, rng.choice("++--×÷")
+        if (operator in "+-" or len(result) < 4) and not result.startswith("-"):  # noqa: PLR2004
             break
     number = _up_to(rng, 3) if operator in "+-" else rng.randint(2, 9)
     follow = _wording(rng, f"follow {operator}", seen=seen).format(b=show(rng, str(number)))
-    said = f"{' '.join(first.work)} = {first.truth}."
-    work = (first.truth, operator, str(number))
-    return Problem(f"{first.question}\n{said}\n{follow}", truth_of(work), "second turn", 1, work)
+    said = f"{' '.join(first.work)} = {result}."
+    return Problem(f"{first.question}\n{said}\n{follow}", "second turn", 1, (result, operator, str(number)))
 
 
 def _story(rng: random.Random, kind: str, level: int, *, seen: bool) -> Problem:
@@ -323,7 +325,7 @@ def _story(rng: random.Random, kind: str, level: int, *, seen: bool) -> Problem:
     unit = story.unit.format(**told)
     question = rng.choice(story.wordings.seen if seen else story.wordings.held_out)
     shown = {name: show(rng, number) for name, number in numbers.items()}
-    return Problem(question.format(**told, **shown), truth_of(work, unit), kind, level, work, unit)
+    return Problem(question.format(**told, **shown), kind, level, work, unit)
 
 
 def _sizes(rng: random.Random, story: Story) -> dict[str, str]:
