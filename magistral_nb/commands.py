@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from magistral_nb.serving.server import Server
 
 _ABACUS = (
-    "This machine has no GPU, so this is abacus: it truly reasons, but only about arithmetic. "
-    "For Magistral use a GPU machine, or %magistral_connect URL (Ollama: ollama run magistral)."
+    "No GPU here, so this is abacus: a model of 3 million parameters that truly reasons, about arithmetic and nothing "
+    "else. For Magistral take a GPU machine, or %magistral_connect URL (on a laptop: ollama run magistral)."
 )
 _DETACHED = "Detached: the boot goes on. %magistral_serve waits for it again, %magistral_stop ends it."
 _INSTALL = "magistral-nb install"

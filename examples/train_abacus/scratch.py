@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from magistral_nb.abacus.generator import relation
+
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
@@ -106,20 +108,14 @@ def add(on: Scratch, a: int, b: int, *, header: bool = True) -> int:
         on.write(f"{PLACES[place]} ")
         expression = f"{upper[place]}+{lower[place]}" + (f"+{carry}" if carry else "")
         column = on.calculate(expression, upper[place] + lower[place] + carry)
-        if place == width - 1:
-            done = f"{column}{done}"
-        else:
-            carry, done = column // 10, f"{column % 10}{done}"
-            if carry:
-                on.write(f", carry {carry}")
-        on.write(f" → {done}\n")
+        carry, done = _set_down(on, column, done, last=place == width - 1)
     return int(done)
 
 
 def compare(on: Scratch, upper: list[int], lower: list[int]) -> str:
     """Compare the digits of two split numbers from the highest place; returns "<", "=" or ">"."""
     for place in reversed(range(len(upper))):
-        sign = "<" if upper[place] < lower[place] else ">" if upper[place] > lower[place] else "="
+        sign = relation(upper[place], lower[place])
         on.write(f"{PLACES[place]} {upper[place]}{sign}{lower[place]}, ")
         if sign != "=":
             return sign
@@ -195,14 +191,20 @@ def _times(on: Scratch, digits: list[int], part: int) -> int:
         if carry:
             on.write(", ")
             value = on.calculate(f"{value}+{carry}", value + carry)
-        if place == len(digits) - 1:
-            done = f"{value}{done}"
-        else:
-            carry, done = value // 10, f"{value % 10}{done}"
-            if carry:
-                on.write(f", carry {carry}")
-        on.write(f" → {done}\n")
+        carry, done = _set_down(on, value, done, last=place == len(digits) - 1)
     return int(done)
+
+
+def _set_down(on: Scratch, value: int, done: str, *, last: bool) -> tuple[int, str]:
+    """Write the result so far with the ones of a place's value before it, or all of it at the last place.
+
+    Returns the carry and the result so far.
+    """
+    carry, digits = (0, value) if last else divmod(value, 10)
+    if carry:
+        on.write(f", carry {carry}")
+    on.write(f" → {digits}{done}\n")
+    return carry, f"{digits}{done}"
 
 
 def divide(on: Scratch, a: int, b: int, *, decimals: bool = False) -> tuple[str, int]:
@@ -223,20 +225,47 @@ def divide(on: Scratch, a: int, b: int, *, decimals: bool = False) -> tuple[str,
 
 
 def _quotient_digit(on: Scratch, place: str, now: int, by: int, done: str) -> tuple[str, int]:
+    """One digit of a quotient: a guess, made smaller or larger until what is left is less than the divisor."""
     if now < by:
         on.write(f"{place} {now}<{by} → {done}0\n")
         return f"{done}0", now
     digit = now // by
     on.write(f"{place} {now}÷{by}: ")
-    if on.rng.random() < on.misjudge:
-        if on.rng.random() < 0.5 and digit < 9:  # noqa: PLR2004
-            on.write(f"{digit + 1}×{by}={(digit + 1) * by}, too much, ")
-        elif digit > 1:
-            left = now - (digit - 1) * by
-            on.write(f"{digit - 1}×{by}={(digit - 1) * by}, {now}-{(digit - 1) * by}={left}, too little, ")
-    product = on.calculate(f"{digit}×{by}", digit * by, lambda v: 0 <= now - v < by)
+    for wrong in _guesses(on, now, by):
+        product = _multiple(on, wrong, by)
+        if product > now:
+            on.write(f">{now}, too much, ")
+        else:
+            left = now - product
+            on.write(f", {now}-{product}={left}{'>' if left > by else '='}{by}, too little, ")
+    product = _multiple(on, digit, by, lambda v: 0 <= now - v < by)
     on.write(", ")
     left = on.calculate(f"{now}-{product}", now - product, lambda v: 0 <= v < by)
     done = f"{done}{digit}"
-    on.write(f" → {done}\n")
+    on.write(f"<{by} → {done}\n")
     return done, left
+
+
+def _guesses(on: Scratch, now: int, by: int) -> range:
+    """The digits that are tried before the right one.
+
+    A divisor of one digit is known by heart, unless it is misjudged. With two digits the first guess is that of the
+    tens, so that every step remains a look-up.
+    """
+    digit = now // by
+    first = digit
+    if by > 9:  # noqa: PLR2004 - two digits
+        first = min(9, now // 10 // ((by + 5) // 10))
+    elif on.rng.random() < on.misjudge:
+        first = on.rng.choice([digit - 1, digit + 1])
+    first = max(1, min(9, first))
+    return range(first, digit, 1 if first < digit else -1)
+
+
+def _multiple(on: Scratch, digit: int, by: int, fits: Callable[[int], bool] = lambda _: False) -> int:
+    """A digit times the divisor, tens and ones apart; only what fits may be a slip."""
+    tens, ones = by // 10 * 10, by % 10
+    if not tens or not ones:
+        return on.calculate(f"{digit}×{by}", digit * by, fits)
+    on.write(f"{digit}×{tens}={digit * tens}, {digit}×{ones}={digit * ones}, ")
+    return on.calculate(f"{digit * tens}+{digit * ones}", digit * by, fits)

@@ -18,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import regex
+from scratch import SILENT
 
 PATTERN = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
@@ -83,7 +84,7 @@ class Tokenizer:
         """The ids of a trace, and 0 for those between the marks of what is not to be learned."""
         ids: list[int] = []
         weights: list[float] = []
-        for at, part in enumerate(regex.split("[\x01\x02]", text)):
+        for at, part in enumerate(regex.split("|".join(SILENT), text)):
             encoded = self.encode(part)
             ids += encoded
             weights += [float(at % 2 == 0)] * len(encoded)
@@ -159,7 +160,7 @@ def texts(count: int, seed: int) -> list[str]:
         kind, level = rng.choice([*CELLS, ("off-domain", 1), ("off-domain", 1)])
         problem = draw(rng, kind, level, "training", seen=True)
         thought = think(problem, rng)
-        clean = thought.text.replace("\x01", "").replace("\x02", "")
+        clean = "".join(regex.split("|".join(SILENT), thought.text))
         drawn += [*problem.question.split("\n"), clean, thought.answer, thought.guess or "My best guess"]
     return drawn
 

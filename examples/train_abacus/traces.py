@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from scratch import Scratch, add, compare, divide, multiply, subtract
 
-from magistral_nb.abacus.generator import STORY_KINDS, Problem, written
+from magistral_nb.abacus.generator import STORY_KINDS, Problem, relation, tenths, value, written
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-NOTICED, SILENT, TWICE, MISJUDGED = 0.10, 0.10, 0.2, 0.04  # how often; twice is of the silent ones
+Result = TypeVar("Result")
+
+NOTICED, SILENT, TWICE, MISJUDGED = 0.10, 0.10, 0.2, 0.15  # how often; twice is of the silent ones
 FOUND = "a slip. Again."
 REFUSALS = (
     ("This is no arithmetic. I only know arithmetic, so I say so.\n",
@@ -153,8 +156,9 @@ def _sum(on: Scratch, work: tuple[str, ...]) -> tuple[int, int]:
 
 
 def _until_checked(
-    on: Scratch, attempt: Callable[[int], int], check: Callable[[int], bool]
-) -> tuple[int, int]:  # fmt: skip
+    on: Scratch, attempt: Callable[[int], Result], check: Callable[[Result], bool]
+) -> tuple[Result, int]:
+    """Attempts until one stands the check; returns its result, and how many characters it took to know it."""
     count = 0
     while True:
         result = attempt(count)
@@ -181,11 +185,11 @@ def _attempt(on: Scratch, work: tuple[str, ...], attempt: int) -> int:
         on.write(f", about {_estimate(numbers, work[1::2])}.\n")
     running = 0
     for at, (sign, factors) in enumerate(terms):
-        value = factors[0]
+        product = factors[0]
         for factor in factors[1:]:
-            value = multiply(on, value, factor, header=len(work) > 3)  # noqa: PLR2004
-        running = value if not at else _step(on, running, sign * value, header=len(work) > 3)  # noqa: PLR2004
-    on.write(f"So {_expression(numbers, work[1::2])}={running}.\n")
+            product = multiply(on, product, factor, header=len(work) > 3)  # noqa: PLR2004
+        running = product if not at else _step(on, running, sign * product, header=len(work) > 3)  # noqa: PLR2004
+    on.write(f"So {''.join(_work_of(numbers, work[1::2]))}={running}.\n")
     return running
 
 
@@ -210,8 +214,12 @@ def _terms(numbers: list[int], operators: tuple[str, ...]) -> list[tuple[int, li
     return terms
 
 
-def _expression(numbers: list[int], operators: tuple[str, ...]) -> str:
-    return str(numbers[0]) + "".join(f"{sign}{number}" for sign, number in zip(operators, numbers[1:], strict=True))
+def _work_of(numbers: list[int], operators: tuple[str, ...]) -> tuple[str, ...]:
+    """Numbers with the operators between them."""
+    work = [str(numbers[0])]
+    for operator, number in zip(operators, numbers[1:], strict=True):
+        work += [operator, str(number)]
+    return tuple(work)
 
 
 def _estimate(numbers: list[int], operators: tuple[str, ...]) -> str:
@@ -222,13 +230,8 @@ def _estimate(numbers: list[int], operators: tuple[str, ...]) -> str:
     rounded = [
         _one_digit(number) if products else (number + unit // 2) // unit * unit for number in numbers
     ]  # fmt: skip
-    total = 0
-    for sign, factors in _terms(rounded, operators):
-        value = sign
-        for factor in factors:
-            value *= factor
-        total += value
-    return f"{_expression(rounded, operators)}={total}"
+    work = _work_of(rounded, operators)
+    return f"{''.join(work)}={value(work)}"
 
 
 def _one_digit(number: int) -> int:
@@ -250,7 +253,7 @@ def _nines(on: Scratch, work: tuple[str, ...], result: int) -> bool:
     """Check a sum; all that is subtracted stands on the right, so that nothing is negative."""
     numbers = [int(part) for part in work[::2]]
     if max(numbers) < 10 and len(work) == 3:  # noqa: PLR2004 - known by heart, nothing to check
-        if result != _value(numbers, work[1::2]):
+        if result != value(work):
             raise UnnoticedSlip
         return True
     on.write("Check: ")
@@ -259,20 +262,21 @@ def _nines(on: Scratch, work: tuple[str, ...], result: int) -> bool:
     right = [factors for sign, factors in terms if sign < 0]
     (left if result < 0 else right).append([abs(result)])
     equal = _side(on, left), _side(on, right)
-    return _verdict(on, *equal, right=result == _value(numbers, work[1::2]))
+    return _verdict(on, *equal, right=result == value(work))
 
 
 def _side(on: Scratch, terms: list[list[int]]) -> int:
     residues = [[_residues(on, factor) for factor in factors] for factors in terms]
-    total = 0
-    for factors in residues:
-        value = 1
-        for factor in factors:
-            value *= factor
-        total += value
-    if len(residues) > 1 or len(residues[0]) > 1:
-        on.write(f"{'+'.join('×'.join(map(str, factors)) for factors in residues)}={total}")
-        on.write(f" → {total % 9}; " if total > 8 else "; ")  # noqa: PLR2004
+    total = sum(math.prod(factors) for factors in residues)
+    if len(residues) == 1 and len(residues[0]) == 1:
+        return total
+    return _reduced(on, "+".join("×".join(map(str, factors)) for factors in residues), total)
+
+
+def _reduced(on: Scratch, expression: str, total: int) -> int:
+    """Write what residues come to, nines cast out."""
+    on.write(f"{expression}={total}")
+    on.write(f" → {total % 9}; " if total > 8 else "; ")  # noqa: PLR2004
     return total % 9
 
 
@@ -283,21 +287,10 @@ def _verdict(on: Scratch, left: int, right_side: int, *, right: bool) -> bool:
     return right
 
 
-def _value(numbers: list[int], operators: tuple[str, ...]) -> int:
-    total = 0
-    for sign, factors in _terms(numbers, operators):
-        value = sign
-        for factor in factors:
-            value *= factor
-        total += value
-    return total
-
-
 def _quotient(on: Scratch, a: int, b: int, *, decimals: bool = False) -> tuple[str, int]:
     """A division, checked; returns the quotient as written and where it was known."""
-    kept = ["", 0]
 
-    def attempt(_: int) -> int:
+    def attempt(_: int) -> tuple[str, int]:
         upper = on.copy(a)
         on.write("÷")
         lower = on.copy(b)
@@ -305,28 +298,24 @@ def _quotient(on: Scratch, a: int, b: int, *, decimals: bool = False) -> tuple[s
         quotient, left = divide(on, upper, lower, decimals=decimals)
         on.write(f"So {upper}÷{lower}={quotient}")
         if decimals and re.search(r"\.\d\d$", quotient):
-            on.write(f", rounded {written(Fraction(int(Fraction(quotient) * 10 + Fraction(1, 2)), 10))}")
+            on.write(f", rounded {tenths(Fraction(quotient))}")
         elif left:
             on.write(f" remainder {left}")
         on.write(".\n")
-        kept[:] = quotient, left
-        return 0
+        return quotient, left
 
-    def check(_: int) -> bool:
-        quotient, left = kept
-        scale = 10 ** len(str(quotient).partition(".")[2])
-        whole = int(str(quotient).replace(".", ""))
+    def check(result: tuple[str, int]) -> bool:
+        quotient, left = result
+        scale = 10 ** len(quotient.partition(".")[2])
+        whole = int(quotient.replace(".", ""))
         on.write("Check: ")
         q, d = _residues(on, whole), _residues(on, b)
-        rest = _residues(on, int(left)) if left else 0
-        total = q * d + rest
-        on.write(f"{q}×{d}" + (f"+{rest}" if left else "") + f"={total}")
-        on.write(f" → {total % 9}; " if total > 8 else "; ")  # noqa: PLR2004
-        right = whole * b + int(left) == a * scale
-        return _verdict(on, total % 9, _residues(on, a * scale), right=right)
+        rest = _residues(on, left) if left else 0
+        total = _reduced(on, f"{q}×{d}" + (f"+{rest}" if left else ""), q * d + rest)
+        return _verdict(on, total, _residues(on, a * scale), right=whole * b + left == a * scale)
 
-    _, known = _until_checked(on, attempt, check)
-    return str(kept[0]), known
+    (quotient, _), known = _until_checked(on, attempt, check)
+    return quotient, known
 
 
 def _meters_per_second(on: Scratch, speed: int) -> int:
@@ -359,22 +348,28 @@ def _relation(on: Scratch, numbers: list[int]) -> int:
         on.write(f"{a} and {b}.\n")
         sign = compare(on, on.split(a, width), on.split(b, width))
     else:
-        sign = "<" if a < b else ">" if a > b else "="
-    if sign != ("<" if a < b else ">" if a > b else "="):
+        sign = relation(a, b)
+    if sign != relation(a, b):
         raise UnnoticedSlip
     on.write(f"so {a}{sign}{b}.\n")
     return len(on.text)
 
 
 def _order(on: Scratch, numbers: list[int], order: str) -> int:
+    """Three numbers by name, so that the order is one of letters and each number is then a copy."""
     width = max(len(str(number)) for number in numbers)
-    digits = [on.split(number, width) for number in numbers]
+    digits = []
+    for name, number in zip("ABC", numbers, strict=True):
+        on.write(f"{name} ")
+        digits.append(on.split(number, width))
     for i, j in ((0, 1), (0, 2), (1, 2)):
         a, b = numbers[i], numbers[j]
-        on.write(f"{a}, {b}: ")
+        on.write(f"{'ABC'[i]}, {'ABC'[j]}: ")
         sign = compare(on, digits[i], digits[j])
-        if sign != ("<" if a < b else ">" if a > b else "="):
+        if sign != relation(a, b):
             raise UnnoticedSlip
-        on.write(f"so {a}{sign}{b}.\n")
-    on.write(f"So {order.join(map(str, sorted(numbers, reverse=order == '>')))}.\n")
+        on.write(f"so {'ABC'[i]}{sign}{'ABC'[j]}.\n")
+    in_order = sorted(range(3), key=lambda i: numbers[i], reverse=order == ">")
+    on.write(f"{'Smallest' if order == '<' else 'Largest'} first: {', '.join('ABC'[i] for i in in_order)}.\n")
+    on.write(f"So {order.join(str(numbers[i]) for i in in_order)}.\n")
     return len(on.text)

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Literal
 
 from magistral_nb.abacus.elsewhere import elsewhere
 from magistral_nb.abacus.phrasings import FRAMES, MONEY, NAMES, THINGS, WORDINGS
-from magistral_nb.abacus.stories import STORIES, Story
+from magistral_nb.abacus.stories import STORIES
 from magistral_nb.errors import InvalidOption
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from magistral_nb.abacus.story import Story
 
 Split = Literal["training", "evaluation"]
 
@@ -55,7 +57,6 @@ class Problem:
 
     Attributes:
         question: as it is asked; of a second turn, the first question, its answer and the second one, a line each.
-        truth: the answer in short: a number, with remainder or unit, a relation, or that it is not arithmetic.
         kind: a key of LEVELS.
         level: from 1, how hard.
         work: the calculation, e.g. ("347", "×", "58"); empty where there is none.
@@ -63,11 +64,15 @@ class Problem:
     """
 
     question: str
-    truth: str
     kind: str
     level: int
     work: tuple[str, ...]
     unit: str = ""
+
+    @property
+    def truth(self) -> str:
+        """The answer in short: a number, with remainder or unit, a relation, or that it is not arithmetic."""
+        return truth_of(self.work, self.unit)
 
 
 def problems(
@@ -196,29 +201,45 @@ def truth_of(work: tuple[str, ...], unit: str = "") -> str:
             quotient, remainder = divmod(int(a), int(b))
             return f"{quotient}{f' {unit}' * bool(unit)}" + (f" remainder {remainder}" if remainder else "")
         case (a, "/", b):
-            short = _tenths(Fraction(a) / Fraction(b))
+            short = tenths(Fraction(a) / Fraction(b))
         case (p, "%", n):
             short = written(Fraction(p) * Fraction(n) / 100)
         case (a, "?", b):
-            return f"{a} {'<' if int(a) < int(b) else '>' if int(a) > int(b) else '='} {b}"
+            return f"{a} {relation(int(a), int(b))} {b}"
         case ("<" | ">" as order, *numbers):
             return f" {order} ".join(sorted(numbers, key=int, reverse=order == ">"))
         case (v, "km/h"):
-            short = _tenths(Fraction(v) * 10 / 36)
+            short = tenths(Fraction(v) * 10 / 36)
         case (a, "km", b, "h"):
-            short = _tenths(Fraction(a) / Fraction(b) * 10 / 36)
+            short = tenths(Fraction(a) / Fraction(b) * 10 / 36)
         case _:
             short = written(value(work))
     return f"{short} {unit}".strip()
 
 
-def _tenths(number: Fraction) -> str:
+def tenths(number: Fraction) -> str:
+    """A number of at least 0, rounded to one decimal place, as it is written.
+
+    Example:
+        >>> tenths(Fraction(200, 9)), tenths(Fraction(5, 100))
+        ('22.2', '0.1')
+    """
     return written(Fraction(int(number * 10 + Fraction(1, 2)), 10))
+
+
+def relation(a: int, b: int) -> str:
+    """The sign between two numbers.
+
+    Example:
+        >>> relation(34, 512)
+        '<'
+    """
+    return "<" if a < b else ">" if a > b else "="
 
 
 def _draw(rng: random.Random, kind: str, level: int, *, seen: bool) -> Problem:
     if kind == "off-domain":
-        return Problem(elsewhere(rng, seen=seen), NOT_ARITHMETIC, kind, level, ())
+        return Problem(elsewhere(rng, seen=seen), kind, level, ())
     if kind == "second turn":
         return _second_turn(rng, seen=seen)
     if kind in STORY_KINDS:
@@ -231,7 +252,7 @@ def _draw(rng: random.Random, kind: str, level: int, *, seen: bool) -> Problem:
         expression = expression.replace(" ", "")
     spoken = " ".join({"+": "plus", "-": "minus"}.get(part, part) for part in work)
     question = _wording(rng, asked, seen=seen).format(**shown, e=expression, w=spoken)
-    return Problem(question, truth_of(work), kind, level, work)
+    return Problem(question, kind, level, work)
 
 
 def _calculation(  # noqa: C901, PLR0911 - one case for each kind
@@ -284,14 +305,13 @@ def _second_turn(rng: random.Random, *, seen: bool) -> Problem:
     kind, highest = rng.choice([("add", 4), ("subtract", 4), ("multiply", 4), ("terms", 2)])
     while True:
         first = _draw(rng, kind, rng.randint(1, highest), seen=seen)
-        operator = rng.choice("++--×÷")
-        if (operator in "+-" or len(first.truth) < 4) and not first.truth.startswith("-"):  # noqa: PLR2004
+        result, operator = first.truth, rng.choice("++--×÷")
+        if (operator in "+-" or len(result) < 4) and not result.startswith("-"):  # noqa: PLR2004
             break
     number = _up_to(rng, 3) if operator in "+-" else rng.randint(2, 9)
     follow = _wording(rng, f"follow {operator}", seen=seen).format(b=show(rng, str(number)))
-    said = f"{' '.join(first.work)} = {first.truth}."
-    work = (first.truth, operator, str(number))
-    return Problem(f"{first.question}\n{said}\n{follow}", truth_of(work), "second turn", 1, work)
+    said = f"{' '.join(first.work)} = {result}."
+    return Problem(f"{first.question}\n{said}\n{follow}", "second turn", 1, (result, operator, str(number)))
 
 
 def _story(rng: random.Random, kind: str, level: int, *, seen: bool) -> Problem:
@@ -305,7 +325,7 @@ def _story(rng: random.Random, kind: str, level: int, *, seen: bool) -> Problem:
     unit = story.unit.format(**told)
     question = rng.choice(story.wordings.seen if seen else story.wordings.held_out)
     shown = {name: show(rng, number) for name, number in numbers.items()}
-    return Problem(question.format(**told, **shown), truth_of(work, unit), kind, level, work, unit)
+    return Problem(question.format(**told, **shown), kind, level, work, unit)
 
 
 def _sizes(rng: random.Random, story: Story) -> dict[str, str]:

@@ -29,249 +29,343 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-def wordings(seen: str, held_out: str) -> Wordings:
-    """Wordings from two texts, one a line."""
-    return Wordings(_lines(seen), _lines(held_out))
+def wordings(seen: str, held_out: str, *composed: str) -> Wordings:
+    """Wordings from two texts, one a line, and more seen ones, less what is held out."""
+    kept = _lines(held_out)
+    spared = {_bare(wording) for wording in kept}
+    more = dict.fromkeys(wording for wording in composed if _bare(wording) not in spared)
+    return Wordings(tuple(dict.fromkeys((*_lines(seen), *more))), kept)
 
+
+def _bare(wording: str) -> str:
+    """Without what hardly changes a wording: case, punctuation, spaces."""
+    return "".join(each for each in wording.casefold() if each.isalnum() or each in "{}%+-−×*÷/:<>=")
+
+
+def _each(frames: str, *phrases: str) -> tuple[str, ...]:
+    """Every phrase in every frame: a frame has [x] where the phrase goes, or [X] where a sentence begins with it."""
+    return tuple(
+        frame.replace("[x]", phrase).replace("[X]", phrase[:1].upper() + phrase[1:])
+        for frame in _lines(frames)
+        for phrase in phrases
+    )
+
+
+_ASKED = """What is [x]?
+    What's [x]?
+    Calculate [x].
+    Compute [x].
+    Work out [x].
+    Please work out [x].
+    How much is [x]?
+    Evaluate [x].
+    Determine [x].
+    What would [x] be?
+    Could you tell me [x]?
+    Can you work out [x]?
+    Can you tell me what [x] is?
+    I want to know [x].
+    I would like to know what [x] is.
+    What do you get for [x]?
+    What is the value of [x]?
+    What is the answer to [x]?
+    Do you know [x]?
+    Let me know [x].
+    Figure out [x].
+    Show me [x].
+    Say what [x] is.
+    How about [x]?
+    What number is [x]?
+    Solve [x].
+    What does [x] make?
+    What does [x] give?
+    What does [x] come to?
+    [X] makes what?
+    [X] is how much?
+    [X]: how much?
+    [X] is what?
+    The result of [x]?
+    Would you compute [x]?
+    We need [x].
+    Please, what is [x]?
+    What comes out of [x]?
+    [X]
+    [X]?
+    [X] ="""
+_TOLD = """[X].
+    [X], please.
+    Please [x].
+    Can you [x]?
+    Could you [x]?
+    Would you [x]?
+    I want you to [x].
+    Now [x].
+    Try to [x].
+    Let us [x].
+    Help me to [x].
+    What do you get if you [x]?
+    What happens if you [x]?
+    What comes out if I [x]?
+    What is it if we [x]?
+    What will I have if I [x]?
+    [X]. What is it?
+    [X] and say what it makes."""
+_DONE = """What comes out when [x]?
+    What comes out if [x]?
+    If [x], what is the result?
+    When [x], what does that make?
+    How much is it when [x]?
+    What number do you get when [x]?
+    What do we have once [x]?
+    [X]. What is the result?
+    Say what you get when [x].
+    What is it if [x]?"""
+_COMPARED = """Which is [x], {a} or {b}?
+    Which is [x]: {a} or {b}?
+    Which one is [x], {a} or {b}?
+    Which number is [x]: {a} or {b}?
+    Which of the two is [x], {a} or {b}?
+    Which of the numbers {a} and {b} is [x]?
+    What is [x], {a} or {b}?
+    Say which is [x]: {a} or {b}.
+    Do you know which is [x], {a} or {b}?
+    {a} or {b}, which is [x]?
+    {a} and {b}: which is [x]?
+    Between {a} and {b}, which is [x]?
+    Here are {a} and {b}. Which is [x]?
+    Name the [x] one of {a} and {b}."""
+_CLAIMED = """Is {a} [x] than {b}?
+    Is {a} really [x] than {b}?
+    Is the number {a} [x] than {b}?
+    {a} is [x] than {b}, right?
+    True or false: {a} is [x] than {b}.
+    Can you say whether {a} is [x] than {b}?
+    Do you think {a} is [x] than {b}?
+    I say {a} is [x] than {b}. Is that so?"""
+_SORTED = """Sort {a}, {b}, {c} [x].
+    Sort {a}, {b} and {c} [x].
+    Sort the numbers {a}, {b}, {c} [x].
+    Sort these numbers [x]: {a}, {b}, {c}.
+    Order {a}, {b}, {c} [x].
+    Order {a}, {b} and {c} [x].
+    Order the numbers {a}, {b} and {c} [x].
+    Put {a}, {b}, {c} [x].
+    Put {a}, {b} and {c} [x].
+    Write {a}, {b}, {c} [x].
+    Rank {a}, {b} and {c} [x].
+    Can you sort {a}, {b} and {c} [x]?
+    Please sort {a}, {b}, {c} [x].
+    I want {a}, {b}, {c} [x]."""
+_UP = _lines("""in ascending order
+    from smallest to largest
+    from small to large
+    from the lowest to the highest
+    with the smallest first
+    from least to greatest
+    beginning with the smallest
+    in rising order""")
+_DOWN = _lines("""in descending order
+    from largest to smallest
+    from large to small
+    from the highest to the lowest
+    with the largest first
+    from greatest to least
+    beginning with the largest
+    in falling order""")
 
 WORDINGS = {
     "add": wordings(
-        """What is {a} + {b}?
-        {a} + {b}
-        {a}+{b}=?
-        {a} + {b} =
-        Calculate {a} + {b}.
-        Add {a} and {b}.
-        Add {a} to {b}.
-        What is the sum of {a} and {b}?
-        How much is {a} plus {b}?
-        Compute {a}+{b}
-        Please work out {a} + {b}.
-        What's {a} plus {b}?
-        {a} plus {b}
-        What do you get if you add {a} and {b}?
-        Sum of {a} and {b}?
-        I want to know {a} + {b}.
-        Can you add {a} and {b}?
-        Solve {a} + {b}""",
+        "What do you get if you add {a} and {b}?",
         """Find {a} + {b}.
         Tell me what {a} plus {b} makes.
         What is the sum when {a} is added to {b}?
         Give me {a}+{b}.
         What does {a} + {b} equal?
         I need the sum of {a} and {b}, please.""",
+        *_each(_ASKED, "{a} + {b}", "{a}+{b}", "{a} plus {b}", "the sum of {a} and {b}"),
+        *_each(_ASKED, "{a} increased by {b}", "{a} and {b} together", "the total of {a} and {b}", "{a} added to {b}"),
+        *_each(_TOLD, "add {a} and {b}", "add {a} to {b}", "add up {a} and {b}", "put {a} and {b} together"),
+        *_each(_DONE, "{a} is added to {b}", "{a} and {b} are added", "{a} is increased by {b}"),
     ),
     "subtract": wordings(
-        """What is {a} - {b}?
-        {a} - {b}
-        {a}-{b}=?
-        {a} − {b} =
-        Calculate {a} - {b}.
-        Subtract {b} from {a}.
-        Deduct {b} from {a}.
-        What is {a} minus {b}?
-        Compute {a}-{b}
-        Please work out {a} − {b}.
-        How much is {a} minus {b}?
-        What's {a} minus {b}?
-        {a} minus {b}
-        What is left of {a} after taking away {b}?
-        What do you get if you subtract {b} from {a}?
-        I want to know {a} - {b}.
-        Can you subtract {b} from {a}?
-        Take away {b} from {a}.
-        Solve {a} - {b}""",
+        "What is left of {a} after taking away {b}?",
         """Find {a} - {b}.
         Tell me what {a} minus {b} makes.
         Give me {a}-{b}.
         What does {a} - {b} equal?
         What is the result when {b} is subtracted from {a}?
         Take {b} away from {a}.""",
+        *_each(_ASKED, "{a} - {b}", "{a}-{b}", "{a} − {b}", "{a} minus {b}"),
+        *_each(_ASKED, "{a} reduced by {b}", "{b} subtracted from {a}", "{a} less {b}", "{b} taken from {a}"),
+        *_each(_TOLD, "subtract {b} from {a}", "deduct {b} from {a}", "take {b} from {a}", "take away {b} from {a}"),
+        *_each(_TOLD, "remove {b} from {a}", "reduce {a} by {b}"),
+        *_each(_DONE, "{b} is subtracted from {a}", "{b} is taken away from {a}", "{a} is reduced by {b}"),
     ),
     "multiply": wordings(
-        """What is {a} × {b}?
-        {a} × {b}
-        {a}*{b}=?
-        {a} x {b} =
-        Calculate {a} × {b}.
-        Multiply {a} by {b}.
-        Multiply {a} and {b}.
-        What is {a} times {b}?
-        What is the product of {a} and {b}?
-        Compute {a}*{b}
-        Please work out {a} × {b}.
-        How much is {a} x {b}?
-        What is {a} * {b}?
-        What's {a} times {b}?
-        {a} times {b}
-        What do you get if you multiply {a} by {b}?
-        I want to know {a} × {b}.
-        Can you multiply {a} by {b}?
-        Solve {a} × {b}""",
+        "How much are {a} times {b}?",
         """Find {a} × {b}.
         Tell me what {a} times {b} makes.
         Give me {a}*{b}.
         What does {a} × {b} equal?
         What is the result when {a} is multiplied by {b}?
         I need the product of {a} and {b}, please.""",
+        *_each(_ASKED, "{a} × {b}", "{a} x {b}", "{a}*{b}", "{a} * {b}", "{a} times {b}"),
+        *_each(_ASKED, "the product of {a} and {b}", "{a} multiplied by {b}"),
+        *_each(_TOLD, "multiply {a} by {b}", "multiply {a} and {b}", "multiply {a} with {b}"),
+        *_each(_DONE, "{a} is multiplied by {b}", "{a} and {b} are multiplied"),
     ),
     "divide": wordings(
-        """What is {a} ÷ {b}?
-        {a} ÷ {b}
-        {a}/{b}=?
-        {a} : {b} =
-        Calculate {a} ÷ {b}.
-        Divide {a} by {b}.
-        What is {a} divided by {b}?
-        Compute {a} / {b}
-        How often does {b} go into {a}?
-        Please work out {a} ÷ {b}.
-        How much is {a} divided by {b}?
-        {a} divided by {b}
+        """How often does {b} go into {a}?
+        How many times does {b} go into {a}?
+        How often does {b} fit into {a}?
+        How many times is {b} contained in {a}?
         What's {a} / {b} with remainder?
-        What do you get if you divide {a} by {b}?
-        Can you divide {a} by {b}?
-        Solve {a} ÷ {b}""",
+        How many groups of {b} are in {a}?""",
         """Find {a} ÷ {b}.
         Tell me what {a} divided by {b} makes.
         Give me {a}/{b}.
         What does {a} ÷ {b} equal?
         What is the result when {a} is divided by {b}?
         How many times does {b} fit into {a}?""",
+        *_each(_ASKED, "{a} ÷ {b}", "{a} / {b}", "{a}/{b}", "{a} : {b}", "{a} divided by {b}"),
+        *_each(_ASKED, "the quotient of {a} and {b}", "{a} over {b}"),
+        *_each(_TOLD, "divide {a} by {b}", "split {a} into {b} equal parts"),
+        *_each(_DONE, "{a} is divided by {b}", "{a} is split into {b} equal parts"),
     ),
     "terms": wordings(
-        """What is {e}?
-        {e}
-        {e} = ?
-        Calculate {e}.
-        Compute {e}
-        Please work out {e}.
-        How much is {e}?
-        I want to know {e}.
-        Solve {e}""",
+        "{e} = ?",
         """Find {e}.
         Give me {e}.
         What does {e} equal?
         Tell me the value of {e}.""",
+        *_each(_ASKED, "{e}"),
     ),
     "decimals": wordings(
-        """What is {e}?
-        {e}
-        {e}=?
-        {e} =
-        Calculate {e}.
-        Compute {e}
-        Please work out {e}.
-        How much is {w}?
-        What's {w}?
-        {w}
-        Can you work out {e}?
-        I want to know {e}.""",
+        "{e}=?",
         """Find {e}.
         Give me {e}.
         What does {e} equal?
         Tell me what {w} makes.""",
+        *_each(_ASKED, "{e}", "{w}"),
     ),
     "percent": wordings(
-        """What is {a}% of {b}?
-        What is {a} percent of {b}?
-        {a}% of {b}
-        How much is {a} % of {b}?
-        Calculate {a}% of {b}.
-        Compute {a} percent of {b}.
-        {a} percent of {b} is what?
-        I want to know {a}% of {b}.
-        Please work out {a}% of {b}.""",
+        """How many are {a}% of {b}?
+        {b}: what is {a}% of it?""",
         """Find {a}% of {b}.
         Give me {a} percent of {b}.
         How many is {a}% of {b}?
         Tell me {a} % of {b}.""",
+        *_each(_ASKED, "{a}% of {b}", "{a} % of {b}", "{a} percent of {b}", "{a} per cent of {b}"),
+        *_each(_TOLD, "take {a}% of {b}", "work out {a} percent of {b}"),
     ),
     "compare": wordings(
-        """Which is larger, {a} or {b}?
-        Which is smaller, {a} or {b}?
-        Compare {a} and {b}.
-        Which number is bigger: {a} or {b}?
-        What is more, {a} or {b}?
-        What is less, {a} or {b}?
-        Which is greater: {a} or {b}?
-        {a} or {b}, which is larger?
-        Compare the numbers {a} and {b}.""",
+        """Compare {a} and {b}.
+        Compare {a} with {b}.
+        Compare {a} to {b}.
+        Please compare {a} and {b}.
+        Can you compare {a} with {b}?
+        Compare the numbers {a} and {b}.
+        How does {a} compare to {b}?
+        How does {a} compare with {b}?
+        Put < or > between {a} and {b}.""",
         """Which of {a} and {b} is larger?
         Tell me which is bigger, {a} or {b}.
         How do {a} and {b} compare?
         Of {a} and {b}, which is greater?""",
+        *_each(_COMPARED, "larger", "bigger", "greater", "smaller", "more", "less", "higher", "lower"),
     ),
     "is larger": wordings(
-        """Is {a} larger than {b}?
-        Is {a} bigger than {b}?
-        Is {a} greater than {b}?
-        Is {a} more than {b}?
-        {a} > {b}?""",
+        "{a} > {b}?",
         """Would you say {a} is larger than {b}?
         Is it true that {a} is bigger than {b}?""",
+        *_each(_CLAIMED, "larger", "bigger", "greater", "more", "higher"),
     ),
     "is smaller": wordings(
-        """Is {a} smaller than {b}?
-        Is {a} less than {b}?
-        {a} < {b}?""",
+        "{a} < {b}?",
         """Would you say {a} is smaller than {b}?
         Is it true that {a} is less than {b}?""",
+        *_each(_CLAIMED, "smaller", "less", "lower"),
     ),
     "ascending": wordings(
         """Sort {a}, {b}, {c}.
         Sort {a}, {b} and {c}.
         Put {a}, {b}, {c} in order.
-        Order {a}, {b} and {c} from smallest to largest.
-        Sort the numbers {a}, {b}, {c} in ascending order.""",
+        Order {a}, {b}, {c}, smallest first.
+        Put {a}, {b} and {c} in order, smallest first.""",
         """Arrange {a}, {b}, {c} from smallest to largest.
         Sort {a}, {b} and {c}, smallest first.""",
+        *_each(_SORTED, *_UP),
     ),
     "descending": wordings(
-        """Sort {a}, {b}, {c} from largest to smallest.
-        Put {a}, {b} and {c} in descending order.
-        Order {a}, {b}, {c} from largest to smallest.
-        Sort {a}, {b}, {c}, largest first.""",
+        """Sort {a}, {b}, {c}, largest first.
+        Order {a}, {b}, {c}, largest first.
+        Put {a}, {b} and {c} in order, largest first.""",
         """Arrange {a}, {b} and {c} from largest to smallest.
         Sort the numbers {a}, {b}, {c} in descending order.""",
+        *_each(_SORTED, *_DOWN),
     ),
     "follow +": wordings(
         """and plus {b}?
         plus {b}?
-        And if I add {b}?
-        Now add {b}.
-        Add {b} to that.
-        + {b}""",
+        + {b}
+        and + {b}?
+        now plus {b}
+        And with {b} added?
+        And {b} on top?
+        Now {b} more.
+        What is that plus {b}?
+        that plus {b}?
+        Plus {b} makes?
+        Increase it by {b}.""",
         """and {b} more?
         Then add {b} to it.""",
+        *_each(_TOLD, "add {b}", "add {b} to that"),
+        "And if I add {b}?",
     ),
     "follow -": wordings(
         """minus {b}?
-        And if I subtract {b}?
-        Now subtract {b}.
-        Subtract {b} from that.
+        - {b}
+        and - {b}?
+        now minus {b}
         and then minus {b}?
-        - {b}""",
+        And without {b}?
+        less {b}?
+        What is that minus {b}?
+        that minus {b}?
+        Minus {b} makes?
+        Reduce it by {b}.""",
         """and minus {b}?
         Then subtract {b} from it.""",
+        *_each(_TOLD, "subtract {b}", "subtract {b} from that", "take away {b}"),
+        "And if I subtract {b}?",
     ),
     "follow ×": wordings(
         """and times {b}?
         times {b}?
-        Now multiply it by {b}.
-        Multiply that by {b}.
-        × {b}""",
+        × {b}
+        and × {b}?
+        now times {b}
+        What is that times {b}?
+        Times {b} makes?
+        And multiplied by {b}?
+        that × {b}?""",
         """and that times {b}?
         Then multiply by {b}.""",
+        *_each(_TOLD, "multiply it by {b}", "multiply that by {b}", "multiply the result by {b}"),
     ),
     "follow ÷": wordings(
         """and divided by {b}?
         divided by {b}?
-        Now divide it by {b}.
-        Divide that by {b}.
-        ÷ {b}""",
+        ÷ {b}
+        and ÷ {b}?
+        now divided by {b}
+        What is that divided by {b}?
+        Divided by {b} makes?
+        And split by {b}?
+        that / {b}?""",
         """and that divided by {b}?
         Then divide by {b}.""",
+        *_each(_TOLD, "divide it by {b}", "divide that by {b}", "divide the result by {b}"),
     ),
 }
 

@@ -1,212 +1,325 @@
-"""Word problems: short stories around one or two calculations, in wordings seen in training and held out."""
+"""Word problems from daily life, in wordings seen in training and held out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from magistral_nb.abacus.phrasings import wordings
+from magistral_nb.abacus.story import Story, told
+from magistral_nb.abacus.trips import TRIPS
 
-from magistral_nb.abacus.phrasings import Wordings, wordings
+_MONEY_LEFT = """How much money is left?
+    How much is left?
+    How much does {n} have left?
+    How much money does {n} have now?
+    What remains?
+    How many {u} are left?"""
+_AGE_OF_M = """How old is {m}?
+    What is the age of {m}?
+    How many years old is {m}?
+    Do you know how old {m} is?"""
+_AGE_OF_N_NOW = """{n} is {a} years old.
+    {n} is {a} years old now.
+    Today {n} is {a}.
+    {n} has just become {a}."""
 
-
-@dataclass(frozen=True, slots=True)
-class Story:
-    """One kind of story.
-
-    Attributes:
-        kind: what it is counted as in the tables.
-        level: how hard, from 1.
-        work: the calculation, with a for {a} and so on.
-        unit: the noun of the answer; {t} and {u} stand for the story's thing and currency.
-        sizes: how many digits each number has at most; 0 stands for a factor of 2 to 9.
-        wordings: how it is told.
-    """
-
-    kind: str
-    level: int
-    work: str
-    unit: str
-    sizes: tuple[int, ...]
-    wordings: Wordings
-
-
-STORIES = (
+EVERYDAY = (
     Story(
         "shopping", 1, "a × b", "{u}", (2, 2),
         wordings(
-            """One of the {t} costs {b} {u}. How much do {a} {t} cost?
-            {n} buys {a} {t} for {b} {u} each. What is the price?
-            {n} buys {a} {t} at {b} {u} each. How much does {n} pay?
-            What do {a} {t} at {b} {u} each cost?
-            {n} sells {a} {t} for {b} {u} each. How much money does {n} get?
-            A shop sells {t} for {b} {u} each. {n} takes {a} of them. How much is that?
-            If one of the {t} is {b} {u}, what is the price of {a} {t}?""",
+            """What do {a} {t} at {b} {u} each cost?
+            If one of the {t} is {b} {u}, what is the price of {a} {t}?
+            How much does {n} pay for {a} {t} at {b} {u} each?
+            What is the price of {a} {t} at {b} {u} each?
+            {n} sells {a} {t} for {b} {u} each. How much money does {n} get?""",
             """{n} wants {a} {t}. Each one is {b} {u}. How much must {n} pay?
             How much money does {n} need for {a} {t} at {b} {u} each?
             Each of the {a} {t} costs {b} {u}. What do they cost together?""",
+            *told(
+                """{n} buys {a} {t} for {b} {u} each.
+                {n} buys {a} {t} at {b} {u} each.
+                {n} takes {a} {t}, each for {b} {u}.
+                {n} orders {a} {t}. Each costs {b} {u}.
+                {n} needs {a} {t}. The price of one is {b} {u}.
+                {n} would like {a} {t}. One of them is {b} {u}.
+                A shop sells {t} for {b} {u} each. {n} takes {a} of them.
+                One of the {t} costs {b} {u}. {n} buys {a}.
+                There are {a} {t}. Each one costs {b} {u}.
+                Each of {a} {t} is worth {b} {u}.""",
+                """What is the price?
+                How much does {n} pay?
+                How much is that?
+                How much do they cost?
+                What does {n} have to pay?
+                How much do the {t} cost in all?
+                What is the total?
+                How much is it all together?""",
+            ),
         ),
     ),
     Story(
         "shopping", 2, "a × b + c × d", "{u}", (1, 2, 1, 2),
         wordings(
-            """{n} buys {a} {t} at {b} {u} each and {c} {s} at {d} {u} each. How much does {n} pay?
-            {n} buys {a} {t} for {b} {u} each and {c} {s} for {d} {u} each. What is the price?
-            What do {a} {t} at {b} {u} each and {c} {s} at {d} {u} each cost together?
-            A shop sells {a} {t} for {b} {u} each and {c} {s} for {d} {u} each. How much money is that?""",
+            """What do {a} {t} at {b} {u} each and {c} {s} at {d} {u} each cost together?
+            How much are {a} {t} at {b} {u} each and {c} {s} at {d} {u} each?""",
             """{n} wants {a} {t} at {b} {u} each and {c} {s} at {d} {u} each. How much must {n} pay?
             How much money does {n} need for {a} {t} at {b} {u} each and {c} {s} at {d} {u} each?""",
+            *told(
+                """{n} buys {a} {t} at {b} {u} each and {c} {s} at {d} {u} each.
+                {n} buys {a} {t} for {b} {u} each and {c} {s} for {d} {u} each.
+                {n} takes {a} {t} for {b} {u} each, and also {c} {s} for {d} {u} each.
+                {n} orders {a} {t} at {b} {u} each and {c} {s}, which cost {d} {u} each.
+                A shop sells {a} {t} for {b} {u} each and {c} {s} for {d} {u} each.
+                There are {a} {t} at {b} {u} each and {c} {s} at {d} {u} each.""",
+                """What is the price?
+                How much does {n} pay?
+                How much money is that?
+                What does {n} have to pay?
+                How much do they cost in all?
+                What is the total?""",
+            ),
         ),
     ),
     Story(
         "counting", 1, "a + b", "{t}", (3, 3),
         wordings(
-            """{n} has {a} {t} and gets {b} more. How many {t} does {n} have now?
+            """A farm sells {a} {t} on Monday and {b} on Tuesday. How many {t} does it sell?
             {n} has {a} {t} and {m} has {b}. How many {t} do they have together?
-            There are {a} {t} in one box and {b} in another. How many {t} are there in all?
-            {n} finds {a} {t}, then {b} more. How many {t} is that?
-            {n} had {a} {t}. {m} gave {n} {b} more. How many {t} does {n} have?
-            A farm sells {a} {t} on Monday and {b} on Tuesday. How many {t} does it sell?""",
+            How many {t} are {a} {t} and {b} {t}?
+            {n} and {m} have {a} and {b} {t}. How many {t} do they have in all?""",
             """{n} owns {a} {t}. Then {n} buys {b} more. How many {t} does {n} own now?
             On one table are {a} {t}, on another {b}. How many {t} are that in total?
             {m} brings {a} {t} and {n} brings {b}. How many {t} have they got together?""",
+            *told(
+                """{n} has {a} {t} and gets {b} more.
+                {n} had {a} {t}. {m} gave {n} {b} more.
+                {n} finds {a} {t}, then {b} more.
+                {n} has {a} {t}. Then {m} brings {b} more.
+                {n} has {a} {t} at home. {n} buys {b} {t} in a shop.
+                {n} holds {a} {t} and receives {b} from {m}.
+                First {n} collects {a} {t}, later {b} more.""",
+                """How many {t} does {n} have now?
+                How many {t} is that?
+                How many {t} does {n} have?
+                What number of {t} does {n} have then?
+                How many {t} are there now?
+                How many {t} are these together?""",
+            ),
+            *told(
+                """There are {a} {t} in one box and {b} in another.
+                In one bag are {a} {t}, in the other are {b}.
+                {a} {t} are on the floor and {b} {t} on a shelf.
+                {m} has {a} {t}, {n} has {b}.
+                {m} buys {a} {t} and {n} buys {b}.""",
+                """How many {t} are there in all?
+                How many {t} are there?
+                How many {t} are these together?
+                How many {t} are these in total?
+                What is the number of {t} in all?""",
+            ),
         ),
     ),
     Story(
         "counting", 2, "a - b", "{t}", (3, 3),
         wordings(
-            """{n} has {a} {t} and gives {b} to {m}. How many {t} are left?
-            There are {a} {t}. {n} takes {b}. How many {t} remain?
-            {n} had {a} {t} and lost {b}. How many {t} does {n} have now?
-            Of {a} {t}, {b} are broken. How many {t} are whole?
+            """Of {a} {t}, {b} are broken. How many {t} are whole?
             {n} has {a} {t} and {m} has {b}. How many more {t} does {n} have?
-            A shop has {a} {t} and sells {b}. How many {t} are left?""",
+            {n} has {a} {t}, {m} only {b}. How many {t} more does {n} have than {m}?
+            How many {t} are left of {a} when {b} are gone?""",
             """{n} owns {a} {t} and sells {b} of them. How many {t} are left?
             In a box are {a} {t}. {m} takes out {b}. How many {t} are still in the box?
             {n} had {a} {t}, then gave away {b}. How many {t} remain?""",
+            *told(
+                """{n} has {a} {t} and gives {b} to {m}.
+                {n} had {a} {t} and lost {b}.
+                {n} had {a} {t}. {m} took {b} of them away.
+                {n} has {a} {t} and gives away {b}.
+                {n} has {a} {t}. {b} of them break.
+                {n} buys {a} {t} and uses {b} of them.
+                {n} has {a} {t}, but {b} get lost.""",
+                """How many {t} are left?
+                How many {t} remain?
+                How many {t} does {n} have now?
+                How many {t} does {n} have left?
+                How many {t} are still there?
+                How many {t} does {n} keep?""",
+            ),
+            *told(
+                """There are {a} {t}. {n} takes {b}.
+                A shop has {a} {t} and sells {b}.
+                There were {a} {t}, and {b} were sold.
+                In a bag are {a} {t}. {n} removes {b}.""",
+                """How many {t} are left?
+                How many {t} remain?
+                How many {t} are still there?
+                What number of {t} is left?""",
+            ),
         ),
     ),
     Story(
         "sharing", 1, "a ÷ b", "{t}", (2, 1),
         wordings(
             """{b} children share {a} {t}. How many does each get, and how many are left over?
-            {n} shares {a} {t} among {b} friends. How many {t} does each get?
-            {a} {t} are packed into {b} boxes. How many {t} are in each box?
             {n} and some friends are {b} people. They share {a} {t}. How many {t} are there for each?
-            Divide {a} {t} among {b} people. How many {t} does each get?""",
+            How many {t} does each get if {b} people share {a} {t}?""",
             """{b} friends share {a} {t} fairly. How many {t} does each one get?
             {n} puts {a} {t} into {b} bags, the same number in each. How many {t} are in one bag?
             How many {t} does each of {b} children get from {a} {t}?""",
+            *told(
+                """{n} shares {a} {t} among {b} friends.
+                {b} children share {a} {t}.
+                Divide {a} {t} among {b} people.
+                {a} {t} are given to {b} children in equal parts.
+                {n} has {a} {t} for {b} friends.
+                {b} people want to share {a} {t}.""",
+                """How many {t} does each get?
+                How many {t} are there for each?
+                How many {t} does each person get?
+                What does each of them get?""",
+            ),
+            *told(
+                """{a} {t} are packed into {b} boxes.
+                {n} packs {a} {t} into {b} boxes of the same size.
+                {a} {t} are put in {b} equal piles.
+                {n} has {a} {t} and fills {b} boxes.""",
+                """How many {t} are in each?
+                How many {t} are in each of them?
+                How many {t} is that for each?""",
+            ),
         ),
     ),
     Story(
         "ages", 1, "a + b", "years", (2, 1),
         wordings(
-            """{n} is {a} years old. {m} is {b} years older. How old is {m}?
-            {n} is {a} years old. How old will {n} be in {b} years?
-            {n} is {a}. {m} is {b} years older than {n}. How old is {m}?
-            How old is {n} in {b} years, being {a} now?""",
+            """How old is {n} in {b} years, being {a} now?
+            How old will {n} be in {b} years if {n} is {a} today?""",
             """{n} is now {a} years old. What will be the age of {n} after {b} years?
             {m} is {a}, and {n} is {b} years older. What is the age of {n}?""",
+            *told(
+                """{n} is {a} years old. {m} is {b} years older.
+                {n} is {a}. {m} is {b} years older than {n}.
+                {m} is {b} years older than {n}, who is {a}.
+                {n} is {a} years old, and {m} is older by {b} years.
+                {n} is {a}, but {m} is {b} years older.""",
+                _AGE_OF_M,
+            ),
+            *told(
+                _AGE_OF_N_NOW,
+                """How old will {n} be in {b} years?
+                What is the age of {n} in {b} years?
+                How old will {n} be {b} years from now?
+                How old is {n} {b} years later?""",
+            ),
         ),
     ),
     Story(
         "ages", 1, "a - b", "years", (2, 1),
         wordings(
-            """{n} is {a} years old. {m} is {b} years younger. How old is {m}?
-            {n} is {a} years old. How old was {n} {b} years ago?
-            {n} is {a}. {m} is {b} years younger than {n}. How old is {m}?
-            {n} is {a} and {m} is {b} years old. How many years older is {n}?
-            What is the difference in age between {n}, {a}, and {m}, {b}?""",
+            """What is the difference in age between {n}, {a}, and {m}, {b}?
+            How old was {n} {b} years ago if {n} is {a} today?""",
             """{n} is now {a} years old. What was the age of {n} {b} years ago?
             {m} is {a}, and {n} is {b} years younger. What is the age of {n}?
             {n} is {a} years old, {m} is {b}. By how many years is {m} younger?""",
+            *told(
+                """{n} is {a} years old. {m} is {b} years younger.
+                {n} is {a}. {m} is {b} years younger than {n}.
+                {m} is {b} years younger than {n}, who is {a}.
+                {n} is {a} years old, and {m} is younger by {b} years.
+                {n} is {a}, but {m} is {b} years younger.""",
+                _AGE_OF_M,
+            ),
+            *told(
+                _AGE_OF_N_NOW,
+                """How old was {n} {b} years ago?
+                What was the age of {n} {b} years before?
+                How old was {n} {b} years earlier?""",
+            ),
+            *told(
+                """{n} is {a} and {m} is {b} years old.
+                {n} is {a} years old and {m} is {b}.
+                {n} is {a}, {m} is {b}.""",
+                """How many years older is {n}?
+                How much older is {n} than {m}?
+                How many years younger is {m}?
+                What is the difference of their ages?""",
+            ),
         ),
     ),
     Story(
         "ages", 1, "a × b", "years", (2, 0),
         wordings(
-            """{n} is {a} years old. {m} is {b} times as old. How old is {m}?
-            {n} is {a}. {m} is {b} times as old as {n}. How old is {m}?""",
+            "How old is someone who is {b} times as old as {n}, who is {a}?",
             """{m} is {b} times as old as {n}, who is {a}. What is the age of {m}?""",
+            *told(
+                """{n} is {a} years old. {m} is {b} times as old.
+                {n} is {a}. {m} is {b} times as old as {n}.
+                {n} is {a} years old, and {m} is {b} times as old as {n}.
+                {m} is {b} times as old as {n}. {n} is {a}.""",
+                """How old is {m}?
+                How many years old is {m}?
+                What age has {m}?
+                Do you know how old {m} is?""",
+            ),
         ),
     ),
     Story(
         "money", 1, "a - b", "{u}", (3, 2),
         wordings(
-            """{n} has {a} {u} and spends {b}. How much money is left?
-            {n} has {a} {u}. A book costs {b} {u}. How much is left after buying it?
-            {n} pays {b} {u} with {a} {u}. How much change does {n} get?
-            {n} had {a} {u} and paid {b} {u} for lunch. How much does {n} have left?""",
+            """{n} pays {b} {u} with {a} {u}. How much change does {n} get?
+            How much is left of {a} {u} after {n} spends {b}?""",
             """From {a} {u}, {n} spends {b}. What is left?
             {n} owns {a} {u} and gives {b} {u} away. How much money remains?""",
+            *told(
+                """{n} has {a} {u} and spends {b}.
+                {n} had {a} {u} and paid {b} {u} for lunch.
+                {n} has {a} {u}. A book costs {b} {u}, and {n} buys it.
+                {n} has {a} {u} and gives {b} to {m}.
+                {n} had {a} {u} and lost {b}.
+                {n} takes {a} {u} to a shop and pays {b} {u} there.
+                Of {a} {u}, {n} uses {b}.
+                With {a} {u} {n} buys a bag for {b} {u}.""",
+                _MONEY_LEFT,
+            ),
         ),
     ),
     Story(
         "money", 2, "a - b - c", "{u}", (3, 2, 2),
         wordings(
-            """{n} has {a} {u}. {n} spends {b} {u} on {t} and {c} {u} on {s}. How much money is left?
-            {n} has {a} {u} and pays {b} {u} for {t} and {c} {u} for {s}. How much is left?
-            {n} has {a} {u}, spends {b} and then {c}. How much does {n} have left?""",
+            "How much is left of {a} {u} after {n} pays {b} and then {c}?",
             """From {a} {u}, {n} spends {b} on {t} and {c} on {s}. What is left?
             {n} owns {a} {u} and gives {b} {u} to {m} and {c} {u} to a friend. How much money remains?""",
+            *told(
+                """{n} has {a} {u}. {n} spends {b} {u} on {t} and {c} {u} on {s}.
+                {n} has {a} {u} and pays {b} {u} for {t} and {c} {u} for {s}.
+                {n} has {a} {u}, spends {b} and then {c}.
+                {n} had {a} {u}. First {n} paid {b} {u}, later {c} {u} more.
+                {n} has {a} {u} and gives {b} to {m} and {c} to a child.
+                Of {a} {u}, {n} uses {b} for {t} and {c} for {s}.
+                {n} has {a} {u}, loses {b} and spends {c}.
+                With {a} {u} {n} buys {t} for {b} {u} and {s} for {c} {u}.""",
+                _MONEY_LEFT,
+            ),
         ),
     ),
     Story(
         "money", 2, "a - b × c", "{u}", (3, 1, 2),
         wordings(
-            """{n} has {a} {u} and buys {b} {t} at {c} {u} each. How much money is left?
-            {n} pays for {b} {t} at {c} {u} each with {a} {u}. How much change does {n} get?
-            {n} has {a} {u}. {n} buys {b} {t} for {c} {u} each. How much is left?""",
+            "{n} pays for {b} {t} at {c} {u} each with {a} {u}. How much change does {n} get?",
             """From {a} {u}, {n} buys {b} {t} at {c} {u} each. What is left?
             {n} owns {a} {u} and takes {b} {t} for {c} {u} each. How much money remains?""",
-        ),
-    ),
-    Story(
-        "speed", 1, "a ÷ b", "km/h", (3, 1),
-        wordings(
-            """A train travels {a} km in {b} hours. What is its speed in km/h?
-            {n} drives {a} km in {b} h. How fast is that in km/h?
-            If a car travels {a} km in {b} hours, what is its average speed in km/h?
-            A bus needs {b} hours for {a} km. What is its speed?
-            What is the average speed of a train that goes {a} km in {b} hours?""",
-            """A truck covers {a} km in {b} hours. How fast is it?
-            {n} rides {a} km within {b} hours. Find the average speed in km/h.""",
-        ),
-    ),
-    Story(
-        "speed", 1, "a × b", "km", (3, 1),
-        wordings(
-            """A car drives at {a} km/h for {b} hours. How far does it get?
-            {n} travels {b} hours at {a} km/h. What is the distance?
-            A train goes {a} km/h. How many km does it go in {b} hours?
-            How far does a bus get in {b} hours at {a} km/h?""",
-            """A truck runs {b} hours at {a} km/h. How many km does it cover?
-            At {a} km/h, how far does {n} ride in {b} hours?""",
-        ),
-    ),
-    Story(
-        "speed", 2, "a km/h", "m/s", (3,),
-        wordings(
-            """What is {a} km/h in m/s?
-            Convert {a} km/h to m/s.
-            A car drives {a} km/h. How many meters per second is that?
-            How many m/s are {a} km/h?
-            A train goes {a} km/h. What is its speed in m/s?
-            {a} km/h in m/s""",
-            """Express {a} km/h in m/s.
-            A truck runs at {a} km/h. How fast is that in m/s?""",
-        ),
-    ),
-    Story(
-        "speed", 3, "a km b h", "m/s", (3, 1),
-        wordings(
-            """A train travels {a} km in {b} hours. What is its average speed in m/s?
-            {n} drives {a} km in {b} hours. How fast is that in m/s?
-            If a train travels {a} km in {b} hours, what is its average speed in m/s?
-            If a car travels {a} km in {b} hours, what is its average speed in m/s?
-            A bus needs {b} hours for {a} km. What is its speed in m/s?
-            What is the average speed in m/s of a car that goes {a} km in {b} hours?
-            A car goes {a} km in {b} h. How many meters per second is that?""",
-            """A truck covers {a} km in {b} hours. How fast is it in m/s?
-            {n} rides {a} km within {b} hours. Find the average speed in m/s.""",
+            *told(
+                """{n} has {a} {u} and buys {b} {t} at {c} {u} each.
+                {n} has {a} {u}. {n} buys {b} {t} for {c} {u} each.
+                {n} had {a} {u} and paid for {b} {t} at {c} {u} each.
+                Of {a} {u}, {n} uses some for {b} {t} at {c} {u} each.
+                With {a} {u} {n} gets {b} {t} for {c} {u} each.
+                {n} has {a} {u} and needs {b} {t}, which cost {c} {u} each.""",
+                """How much money is left?
+                How much is left?
+                How much does {n} have left?
+                How much money does {n} have then?
+                What remains?
+                How many {u} are left?""",
+            ),
         ),
     ),
 )  # fmt: skip
+STORIES = (*EVERYDAY, *TRIPS)

@@ -9,7 +9,6 @@ _EQUATION = re.compile(
     r"(?<![\d.×+÷-])(-?[\d.]+(?:[-+×÷(]+[\d.]+\)?)+)(=|<|≠)"
     r"(-?(?:[\d.]*\d|\([\d+]+\))(?:[-+][\d]+)*)"
 )
-_SLIP = re.compile(r"\x01.*?\x02")
 
 
 def value(expression: str) -> Fraction:
