@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from magistral_nb import paths
+from magistral_nb.dialect import dialect
 from magistral_nb.errors import EngineNotFound, UnsupportedPlatform
 from magistral_nb.serving import hardware
-from magistral_nb.serving.releases import dialect, newest_for, releases
+from magistral_nb.serving.releases import newest_for, releases
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

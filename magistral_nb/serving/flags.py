@@ -15,18 +15,17 @@ from magistral_nb.serving.plan import SHARE_FLAG, Choice
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from magistral_nb.dialect import Dialect
     from magistral_nb.serving.hardware import Gpu, Hardware
     from magistral_nb.serving.memory import Memory
     from magistral_nb.serving.placement import Placement
     from magistral_nb.serving.profile import Profile
-    from magistral_nb.serving.releases import Dialect
     from magistral_nb.serving.wishes import Wishes
 
 MAX_NUM_SEQS = 64  # a notebook asks one by one, a sweep or a class by dozens; logits of more only take memory
 _NATIVE_FP8 = (8, 9)  # older cards run FP8 weights through Marlin, weight-only
 _BFLOAT16 = (8, 0)
 _IMAGES = 10  # a prompt, as Mistral's card for 2509 has it
-_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what every --max-lora-rank takes; newer ones also 1
 _DRAFTED = 5  # tokens guessed ahead; vLLM's own examples
 CPU_NICENESS = 10  # the engine and the notebook share the cores: kernel and browser go first
 _CPU_KV_BYTES = 64 * 2**20  # without a limit vLLM takes 10 GiB on a CPU
@@ -81,7 +80,7 @@ def of_model(on: Flags, profile: Profile, wishes: Wishes, dialect: Dialect) -> N
     elif wishes.images:
         raise PlanRefused(f"{profile.name} takes no images: leave --images away, or name 2509.")
     if profile.adapters:
-        rank = lora_rank(profile)
+        rank = profile.lora_rank()
         on.add(
             [
                 *("--enable-lora", "--max-lora-rank", str(rank)),
@@ -93,21 +92,6 @@ def of_model(on: Flags, profile: Profile, wishes: Wishes, dialect: Dialect) -> N
         )
     if profile.is_local:
         on.environment["HF_HUB_OFFLINE"] = "1"
-
-
-def lora_rank(profile: Profile) -> int:
-    """The --max-lora-rank that its adapters need; 0 without any.
-
-    Raises:
-        PlanRefused: no vLLM takes so much.
-    """
-    wanted = max((adapter.rank for adapter in profile.adapters), default=0)
-    if wanted > _LORA_RANKS[-1]:
-        raise PlanRefused(
-            f"The adapter is of rank {wanted}, and vLLM takes {_LORA_RANKS[-1]} at most: merge it into its base, and "
-            "name that folder."
-        )
-    return next(each for each in _LORA_RANKS if each >= wanted) if wanted else 0
 
 
 def of_context(on: Flags, profile: Profile, wishes: Wishes, context: int) -> None:

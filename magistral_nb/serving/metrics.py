@@ -8,24 +8,34 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from magistral_nb.dialect import KV_CACHE_GAUGES
 from magistral_nb.errors import Rejected
 
 if TYPE_CHECKING:
     from magistral_nb.asking.endpoint import Endpoint
 
 _SECONDS = 2.0  # a page of 60 kB that is made in milliseconds
-# Newest name first, and the first that stands counts: for some releases, as 0.10, vLLM showed both (its pull requests
-# 18354 and 29330). Counters are looked for without the "_total" that most exporting libraries put behind them.
+# Newest name first, and the first that stands counts. Counters are looked for without the "_total" that most exporting
+# libraries put behind them.
 _RUNNING = ("vllm:num_requests_running",)
 _WAITING = ("vllm:num_requests_waiting",)
-_KV_CACHE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
 _GENERATED = ("vllm:generation_tokens",)
 _PROMPT = ("vllm:prompt_tokens",)
 _FINISHED = ("vllm:request_success",)
 _PREEMPTIONS = ("vllm:num_preemptions",)
 _HITS = ("vllm:prefix_cache_hits", "vllm:gpu_prefix_cache_hits")
 _QUERIES = ("vllm:prefix_cache_queries", "vllm:gpu_prefix_cache_queries")
-_LOOKED_FOR = (*_RUNNING, *_WAITING, *_KV_CACHE, *_GENERATED, *_PROMPT, *_FINISHED, *_PREEMPTIONS, *_HITS, *_QUERIES)
+_LOOKED_FOR = (
+    *_RUNNING,
+    *_WAITING,
+    *KV_CACHE_GAUGES,
+    *_GENERATED,
+    *_PROMPT,
+    *_FINISHED,
+    *_PREEMPTIONS,
+    *_HITS,
+    *_QUERIES,
+)
 # "name{labels} value [timestamp]"; a label's value may hold anything, also braces and spaces, but no bare line feed.
 _SAMPLE = re.compile(r"([\w:]+)(?:\{.*\})?\s+(\S+)")
 
@@ -145,7 +155,7 @@ def parse(text: str, when: float) -> Metrics:
         when=when,
         running=int(sum(running)),
         waiting=int(sum(_gauge(samples, _WAITING))),
-        kv_cache_share=max(_gauge(samples, _KV_CACHE)),
+        kv_cache_share=max(_gauge(samples, KV_CACHE_GAUGES)),
         # A counter that has never been raised need not be shown.
         generated_tokens=_count(samples, _GENERATED) or 0,
         prompt_tokens=_count(samples, _PROMPT) or 0,

@@ -7,13 +7,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from magistral_nb.errors import PlanRefused
-from magistral_nb.serving.flags import lora_rank
 from magistral_nb.serving.memory import Memory, on_each, share_of
 
 if TYPE_CHECKING:
+    from magistral_nb.dialect import Dialect
     from magistral_nb.serving.hardware import Gpu, Hardware
     from magistral_nb.serving.profile import Profile
-    from magistral_nb.serving.releases import Dialect
     from magistral_nb.serving.wishes import Wishes
 
 _POWERS = (1, 2, 4, 8, 16)  # what is tried where nobody says how many
@@ -165,7 +164,7 @@ def _placed(
             images=wishes.images and profile.vision,
             at_once=not dialect.fp8_layerwise,
             encoder=wishes.images or not dialect.images_off_saves,
-            adapter_rank=lora_rank(profile),
+            adapter_rank=profile.lora_rank(),
             tensor_parallel=tensor_parallel,
             pipeline_parallel=wishes.pipeline_parallel,
         )

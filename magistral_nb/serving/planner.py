@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from magistral_nb.dialect import dialect
 from magistral_nb.errors import PlanRefused
 from magistral_nb.serving import catalogue, flags
 from magistral_nb.serving.flags import Flags, gib
 from magistral_nb.serving.placement import placements
 from magistral_nb.serving.plan import Choice, Plan, fingerprint
-from magistral_nb.serving.releases import dialect
 
 if TYPE_CHECKING:
+    from magistral_nb.dialect import Dialect
     from magistral_nb.serving.engine import Engine
     from magistral_nb.serving.hardware import Hardware
     from magistral_nb.serving.placement import Placement
     from magistral_nb.serving.profile import Profile
-    from magistral_nb.serving.releases import Dialect
     from magistral_nb.serving.wishes import Wishes
 
 # Tokens. Traces run to 25,000 on competition problems; where nobody named a model, that much is enough.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from magistral_nb.asking.endpoint import Sampling
+from magistral_nb.errors import PlanRefused
 
 if TYPE_CHECKING:
     from magistral_nb.asking.system_prompt import Marks
@@ -18,6 +19,7 @@ Stored = Literal["bf16", "fp8", "int8", "int4", "fp4"]
 MISTRAL_SAMPLING = Sampling(temperature=0.7, top_p=0.95)
 # Mistral advises it for Magistral Small 2506 and 2507. Traces take up to 25,000 tokens on competition problems.
 USUAL_CONTEXT = 40_960
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what every --max-lora-rank takes; newer ones also 1
 ABACUS_FOLDER = Path(__file__).parent.parent / "abacus"
 
 # Bytes. Four bits bring a BF16 scale and a 4-bit zero point for every 32 weights (compressed-tensors W4A16; AWQ's and
@@ -122,7 +124,7 @@ class Adapter:
     Attributes:
         name: under which requests ask for it.
         path: its folder, or its repository on the hub.
-        rank: the largest of its matrices; vLLM's --max-lora-rank takes 1, 8, 16, 32, 64, 128, 256, 320 or 512.
+        rank: the largest of its matrices.
     """
 
     name: str
@@ -186,3 +188,17 @@ class Profile:
     def is_local(self) -> bool:
         """Whether it lies in a folder of this machine."""
         return Path(self.source).is_absolute()
+
+    def lora_rank(self) -> int:
+        """The --max-lora-rank that its adapters need; 0 without any.
+
+        Raises:
+            PlanRefused: no vLLM takes so much.
+        """
+        wanted = max((adapter.rank for adapter in self.adapters), default=0)
+        if wanted > _LORA_RANKS[-1]:
+            raise PlanRefused(
+                f"The adapter is of rank {wanted}, and vLLM takes {_LORA_RANKS[-1]} at most: merge it into its base, "
+                "and name that folder."
+            )
+        return next(each for each in _LORA_RANKS if each >= wanted) if wanted else 0

@@ -19,13 +19,13 @@ from plan_check import Case
 from serving.machines import MACHINES, one, versions_for, vllm
 from simulated_cuda import ANSWERS, COMPILED, OPERATORS, PACKAGES, Card
 
+from magistral_nb.dialect import dialect
 from magistral_nb.errors import PlanRefused
 from magistral_nb.serving.catalogue import CATALOGUE
 from magistral_nb.serving.engine import VLLM_VERSION, find_engine
 from magistral_nb.serving.placement import placements
 from magistral_nb.serving.planner import default_profile, make_plan
 from magistral_nb.serving.profile import Adapter
-from magistral_nb.serving.releases import dialect
 from magistral_nb.serving.wishes import Wishes
 
 if TYPE_CHECKING:

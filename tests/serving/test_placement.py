@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, strategies as st
 from machines import CARDS, GIB, MACHINES, flag, gpus, machine, one, vllm
 
+from magistral_nb.dialect import dialect
 from magistral_nb.errors import PlanRefused
 from magistral_nb.serving.catalogue import CATALOGUE, RELEASES, abacus
 from magistral_nb.serving.engine import VLLM_VERSION
 from magistral_nb.serving.placement import alike, placements
 from magistral_nb.serving.planner import make_plan
-from magistral_nb.serving.releases import dialect
 from magistral_nb.serving.wishes import Wishes
 
 NOW = dialect(VLLM_VERSION)

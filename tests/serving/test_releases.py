@@ -1,20 +1,19 @@
-"""Drivers, Pythons and cards in, a vLLM or a plain refusal out; and what each vLLM calls things."""
+"""Drivers, Pythons and cards in, a vLLM or a plain refusal out."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import subprocess
 
 import make_releases
 import pytest
 from hypothesis import given, strategies as st
 
 from magistral_nb import errors
-from magistral_nb.serving.engine import VLLM_VERSION, find_engine
+from magistral_nb.dialect import dialect
+from magistral_nb.serving.engine import VLLM_VERSION
 from magistral_nb.serving.install import LOCK
-from magistral_nb.serving.releases import Dialect, dialect, newest_for, releases
+from magistral_nb.serving.releases import newest_for, releases
 
 # What nvidia-smi writes beside these drivers.
 DRIVERS = {580: (13, 0), 570: (12, 8), 560: (12, 6), 550: (12, 4), 535: (12, 2), 525: (12, 0)}
@@ -130,80 +129,6 @@ def test_pins_allow_what_was_run():
     release = next(each for each in releases() if each.version == VLLM_VERSION)
     for name, newest in (pin.split("<=") for pin in release.pins):
         assert numbers(locked[name]) <= numbers(newest)
-
-
-def test_the_ends_of_the_dialects():
-    assert dialect("0.9.0") == dialect("0.8.5") == Dialect()
-    newest = dialect("0.33.0")
-    assert newest == dialect("0.33.1.dev7+g0123abc.cu130") == dialect("1.0")
-    assert (newest.fp8, newest.thinking_fields, newest.kv_cache_gauge) == (
-        "fp8_per_tensor",
-        ("reasoning",),
-        "vllm:kv_cache_usage_perc",
-    )
-    assert newest.reasoning_parser
-    assert newest.text_marks
-    assert newest.thinking_counted
-
-
-@pytest.mark.parametrize(
-    ("before", "since", "name", "old", "new"),
-    [
-        ("0.9.1", "0.9.2", "kv_cache_gauge", "vllm:gpu_cache_usage_perc", "vllm:kv_cache_usage_perc"),
-        ("0.9.2", "0.10.0", "reasoning_parser", False, True),
-        ("0.10.0", "0.10.1.1", "unix_socket", False, True),
-        ("0.10.1.1", "0.10.2", "kv_cache_bytes", False, True),
-        ("0.10.1.1", "0.10.2", "token_ids", False, True),
-        ("0.11.0", "0.11.1", "thinking_fields", ("reasoning_content",), ("reasoning", "reasoning_content")),
-        ("0.15.1", "0.16.0", "thinking_fields", ("reasoning", "reasoning_content"), ("reasoning",)),
-        ("0.11.0", "0.11.2", "fp8_kv_card", H100, A100),
-        ("0.11.2", "0.12.0", "images_off_saves", False, True),
-        ("0.13.0", "0.14.1", "fp8_card", A100, T4),
-        ("0.19.1", "0.20.0", "oldest_card", V100, T4),
-        ("0.26.0", "0.27.0", "text_marks", False, True),
-        ("0.27.1", "0.28.0", "thinking_counted", False, True),
-        ("0.30.0", "0.31.0rc1", "fp8", "fp8", "fp8_per_tensor"),
-    ],
-)
-def test_what_changed_and_when(before, since, name, old, new):
-    assert getattr(dialect(before), name) == old
-    assert getattr(dialect(since), name) == new
-
-
-# Prints what this vLLM itself says; importing its parsers takes about ten seconds.
-ASK = """
-import importlib, json, sys
-from vllm.utils.argparse_utils import FlexibleArgumentParser
-parser = importlib.import_module(sys.argv[1]).make_arg_parser(FlexibleArgumentParser())
-flags = {flag for action in parser._actions for flag in action.option_strings}
-from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatMessage
-from vllm.reasoning import ReasoningParserManager
-print(json.dumps({
-    "flags": sorted(flags),
-    "quantizations": list(QUANTIZATION_METHODS),
-    "message": sorted(ChatMessage.model_fields),
-    "request": sorted(ChatCompletionRequest.model_fields),
-    "parsers": sorted(ReasoningParserManager.list_registered()),
-}))
-"""
-
-
-@pytest.mark.engine
-def test_the_installed_vllm_speaks_its_dialect():
-    engine = find_engine(None, gpu=False)
-    known = dialect(engine.version)
-    command = [engine.command[0], "-c", ASK, known.arg_parser]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
-    said = json.loads(done.stdout.splitlines()[-1])
-    assert ("--uds" in said["flags"]) is known.unix_socket
-    assert ("--kv-cache-memory-bytes" in said["flags"]) is known.kv_cache_bytes
-    assert ("return_token_ids" in said["request"]) is known.token_ids
-    assert ("mistral" in said["parsers"]) is known.reasoning_parser
-    assert known.fp8 in said["quantizations"]
-    assert tuple(name for name in ("reasoning", "reasoning_content") if name in said["message"]) == (
-        known.thinking_fields
-    )
 
 
 @pytest.mark.long
