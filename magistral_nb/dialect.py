@@ -32,6 +32,7 @@ class Dialect:
         thinking_fields: of a reply, where the trace stands; all of them hold the same.
         token_ids: whether a request may ask for `return_token_ids`.
         kv_cache_bytes: whether there is --kv-cache-memory-bytes.
+        attention_flag: whether there is --attention-backend.
         kv_cache_gauge: of the /metrics page.
         arg_parser: the module that has make_arg_parser.
     """
@@ -48,6 +49,7 @@ class Dialect:
     thinking_fields: tuple[str, ...] = ("reasoning_content",)
     token_ids: bool = False
     kv_cache_bytes: bool = False
+    attention_flag: bool = False
     kv_cache_gauge: str = "vllm:gpu_cache_usage_perc"
     arg_parser: str = "vllm.entrypoints.openai.cli_args"
 
@@ -62,6 +64,7 @@ _CHANGES: tuple[tuple[tuple[int, int, int], dict[str, Any]], ...] = (
     # reply has is decided by DeltaMessage and ChatMessage: a validator copies one into the other until 0.15.
     ((0, 11, 1), {"fp8_kv_card": (8, 0), "thinking_fields": ("reasoning", "reasoning_content")}),
     ((0, 12, 0), {"images_off_saves": True, "ministral_3": True}),  # images: of Hugging Face's format since 0.10.1
+    ((0, 13, 0), {"attention_flag": True}),  # its pull request 26315, of December 2025; run: 0.32
     ((0, 14, 0), {"fp8_card": (7, 5)}),
     ((0, 16, 0), {"thinking_fields": ("reasoning",)}),  # run: 0.32
     # Its pull request 31914, of January 2026; 0.13 and 0.14 took even more than BF16 does (32773).

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 # Linux tells a start in ticks since the machine's, whose own time wanders by a second or two when clocks are set.
 # No number is used again that soon.
@@ -45,3 +51,23 @@ class Process:
             return False
         except psutil.Error:  # it is there, and may not be looked at
             return True
+
+
+def members(group: int) -> list[psutil.Process]:
+    """The processes of a process group that run; a zombie does not.
+
+    Args:
+        group: its number, which is the process id of the first of them, whether that one still runs or not.
+
+    Example:
+        >>> os.getpid() in [process.pid for process in members(os.getpgrp())]
+        True
+    """
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # it has ended meanwhile
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_NUM_SEQS = 64  # a notebook asks one by one, a sweep or a class by dozens; logits of more only take memory
 _NATIVE_FP8 = (8, 9)  # older cards run FP8 weights through Marlin, weight-only
 _BFLOAT16 = (8, 0)
+_BLACKWELL = 10  # B200 and B300, not the 12 of RTX cards
 _IMAGES = 10  # a prompt, as Mistral's card for 2509 has it
 _DRAFTED = 5  # tokens guessed ahead; vLLM's own examples
 CPU_NICENESS = 10  # the engine and the notebook share the cores: kernel and browser go first
@@ -132,9 +133,17 @@ def of_gpus(
         _speculative(on, wishes.speculative)
 
 
-def of_devices(on: Flags, hardware: Hardware, placed: Placement) -> None:
+def of_devices(on: Flags, hardware: Hardware, placed: Placement, dialect: Dialect) -> None:
     """Name the GPUs that were planned for, in NVML's order: CUDA's own puts the fastest first."""
     taken = [gpu for gpu in hardware.gpus if gpu in placed.gpus]
+    if not hardware.nvcc:
+        # vLLM 0.32 samples with FlashInfer wherever that is installed, and dies while it boots if nothing compiles it.
+        on.environment["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
+        attention = []
+        if dialect.attention_flag and any(gpu.capability[0] == _BLACKWELL for gpu in taken):
+            attention = ["--attention-backend", "FLASH_ATTN"]  # the only cards on which FlashInfer is its first choice
+        why = "it compiles its kernels with CUDA's nvcc, which is not here: sampling and attention do without"
+        on.add(attention, "FlashInfer", "off", why)
     if any(gpu.mig for gpu in taken):
         on.environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in taken)
     elif taken and all(gpu.uuid for gpu in taken):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,7 @@ class Hardware:
         driver: NVIDIA's, such as "570.86.15".
         cuda: the newest CUDA that the driver runs, (12, 8).
         trouble: what is wrong with the driver or a card and what to do, in one line; None where nothing is.
+        nvcc: whether CUDA's compiler is here, which FlashInfer makes its kernels with while vLLM boots.
     """
 
     system: str
@@ -114,6 +116,7 @@ class Hardware:
     driver: str | None = None
     cuda: tuple[int, int] | None = None
     trouble: str | None = None
+    nvcc: bool = True
 
     @property
     def title(self) -> str:
@@ -134,7 +137,7 @@ def detect() -> Hardware:
     import pynvml
 
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    here = Hardware(platform.system(), platform.machine(), cpus, memory=_memory())
+    here = Hardware(platform.system(), platform.machine(), cpus, memory=_memory(), nvcc=_has_nvcc())
     try:
         pynvml.nvmlInit()
         try:
@@ -144,6 +147,14 @@ def detect() -> Hardware:
                 pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
         return replace(here, trouble=_driver_trouble(error))
+
+
+def _has_nvcc() -> bool:
+    """Whether it is where FlashInfer looks for it (its jit/cpp_ext.py)."""
+    toolkit = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if toolkit is None and shutil.which("nvcc"):
+        return True
+    return shutil.which(Path(toolkit or "/usr/local/cuda", "bin", "nvcc")) is not None
 
 
 def _memory() -> int:

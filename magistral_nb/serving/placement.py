@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from magistral_nb.serving.profile import Profile
     from magistral_nb.serving.wishes import Wishes
 
+_HOPPER = 9  # of compute capability: H100, H200
 _POWERS = (1, 2, 4, 8, 16)  # what is tried where nobody says how many
 
 
@@ -54,7 +55,7 @@ def placements(hardware: Hardware, profile: Profile, wishes: Wishes, dialect: Di
     refused: list[str] = []
     for gpus in alike(hardware.gpus):
         try:
-            fp8, fp8_kv = _types(gpus[0], profile, wishes, dialect)
+            fp8, fp8_kv = _types(gpus[0], profile, wishes, dialect, nvcc=hardware.nvcc)
             found += [
                 _placed(gpus, count, profile, wishes, fp8=fp8, fp8_kv=fp8_kv, dialect=dialect)
                 for count in _counts(len(gpus), gpus[0], profile, wishes)
@@ -82,7 +83,7 @@ def alike(gpus: tuple[Gpu, ...]) -> list[list[Gpu]]:
     return sorted(slices + [sorted(group, key=lambda gpu: -gpu.free) for group in groups], key=lambda g: -g[0].free)
 
 
-def _types(gpu: Gpu, profile: Profile, wishes: Wishes, dialect: Dialect) -> tuple[bool, bool]:
+def _types(gpu: Gpu, profile: Profile, wishes: Wishes, dialect: Dialect, *, nvcc: bool) -> tuple[bool, bool]:
     """Whether BF16 weights become FP8, and whether the KV cache is FP8."""
     known = gpu.capability != (0, 0)
     if known and gpu.capability < dialect.oldest_card:
@@ -97,12 +98,18 @@ def _types(gpu: Gpu, profile: Profile, wishes: Wishes, dialect: Dialect) -> tupl
         )
     can_quantize = not known or gpu.capability >= dialect.fp8_card
     can_fp8_kv = not known or gpu.capability >= dialect.fp8_kv_card
+    compiled = nvcc or gpu.capability[0] == _HOPPER  # by FlashAttention 3; everywhere else by FlashInfer
     if wishes.quantization == "fp8" and profile.stored not in {"bf16", "fp8"}:
         raise PlanRefused(f"{profile.name} is quantised already ({profile.stored}): leave --quantization away.")
     if wishes.quantization == "fp8" and not can_quantize:
         raise PlanRefused(f"This vLLM makes no FP8 weights on a {gpu.name}: leave --quantization away.")
     if wishes.kv_cache == "fp8" and not can_fp8_kv:
         raise PlanRefused(f"An FP8 KV cache does not run on a {gpu.name}: leave --kv-cache away, or auto.")
+    if wishes.kv_cache == "fp8" and not compiled:
+        raise PlanRefused(
+            f"An FP8 KV cache on a {gpu.name} goes through FlashInfer, which compiles it with CUDA's nvcc, and that is "
+            "not here: leave --kv-cache away, or install CUDA's toolkit and set CUDA_HOME."
+        )
     if profile.stored != "bf16" and not can_quantize:
         raise PlanRefused(
             f"This vLLM runs no {profile.stored.upper()} weights on a {gpu.name}: type %magistral_serve --install for "
@@ -111,7 +118,7 @@ def _types(gpu: Gpu, profile: Profile, wishes: Wishes, dialect: Dialect) -> tupl
     if profile.stored != "bf16" and wishes.quantization == "none" and wishes.model is None:
         raise PlanRefused(f"{profile.name} is quantised: leave --quantization away.")
     fp8 = profile.stored == "bf16" and wishes.quantization != "none" and can_quantize
-    return fp8, wishes.kv_cache != "auto" and can_fp8_kv
+    return fp8, wishes.kv_cache != "auto" and can_fp8_kv and compiled
 
 
 def _counts(there: int, gpu: Gpu, profile: Profile, wishes: Wishes) -> list[int]:

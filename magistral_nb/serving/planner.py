@@ -74,7 +74,7 @@ def make_plan(hardware: Hardware, profile: Profile, wishes: Wishes, engine: Engi
     if hardware.gpus:
         placed = _placed(hardware, profile, wishes, says, context)
         flags.of_gpus(on, profile, wishes, says, placed, context)
-        flags.of_devices(on, hardware, placed)
+        flags.of_devices(on, hardware, placed, says)
     else:
         _refuse_on_cpu(hardware, profile, wishes)
         flags.of_cpu(on, hardware, profile, wishes, says, context)

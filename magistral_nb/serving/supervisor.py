@@ -216,6 +216,8 @@ def engine_environment(state: ServerState, own: Mapping[str, str]) -> dict[str, 
     if state.plan.argv[0] != sys.executable:
         dropped.add("PYTHONPATH")
     kept = {name: value for name, value in own.items() if name not in dropped}
+    # Programs that came with the engine, as ninja, which FlashInfer calls, are found as in an activated environment.
+    kept["PATH"] = os.pathsep.join([str(Path(state.plan.argv[0]).parent), own.get("PATH", os.defpath)])
     # Without the safe path a random.py beside the notebook would be imported by vLLM.
     return kept | dict(state.plan.environment) | {KEY_VARIABLE: state.api_key, "PYTHONSAFEPATH": "1"}
 

@@ -269,3 +269,12 @@ def test_a_taken_port_is_refused_at_once(serve, stand_in):
 
 def test_supervisor_is_small(serve):
     assert processes(serve())[0].memory_info().rss < 60e6
+
+
+def test_programs_that_came_with_the_engine_are_found(serve):
+    """FlashInfer calls ninja, which the engine's environment has and the notebook's PATH has not."""
+    state = serve().state()
+    engine = psutil.Process(state.engine.pid)
+    first, rest = engine.environ()["PATH"].split(os.pathsep, 1)
+    assert first == str(Path(state.plan.argv[0]).parent)
+    assert rest == os.environ["PATH"]

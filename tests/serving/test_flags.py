@@ -48,6 +48,7 @@ SINCE = {
     },
     (0, 10): {"--reasoning-parser", "--data-parallel-backend"},
     (0, 10, 2): {"--kv-cache-memory-bytes"},
+    (0, 13): {"--attention-backend"},
 }
 
 
@@ -71,7 +72,11 @@ def numbers(version):
 # Each version's own words
 
 
-@pytest.mark.parametrize("hardware", [H100, A100, T4, CPU], ids=["H100", "A100", "T4", "CPU"])
+@pytest.mark.parametrize(
+    "hardware",
+    [H100, A100, T4, CPU, replace(one("B200"), nvcc=False)],
+    ids=["H100", "A100", "T4", "CPU", "B200 without a compiler"],
+)
 def test_no_version_is_given_a_flag_that_it_does_not_know(hardware):
     for version in VERSIONS:
         known = set().union(*(flags for since, flags in SINCE.items() if since <= numbers(version)))
@@ -271,3 +276,20 @@ def test_usage_is_not_reported_and_local_models_ask_no_hub():
     assert dict(planned().environment)["VLLM_NO_USAGE_STATS"] == "1"
     assert "HF_HUB_OFFLINE" not in dict(planned().environment)
     assert dict(planned(CPU, abacus()).environment)["HF_HUB_OFFLINE"] == "1"
+
+
+def test_without_nvcc_nothing_is_left_to_flashinfer():
+    for kind, kv in (("H100 80", "fp8"), ("A100 80", None), ("L40S", None), ("B200", None)):
+        plan = planned(replace(one(kind), nvcc=False), "ministral-3b")
+        assert dict(plan.environment)["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+        assert flag(plan, "--kv-cache-dtype") == kv, "FlashAttention 3, on Hopper alone, reads FP8 by itself"
+        assert flag(plan, "--attention-backend") == ("FLASH_ATTN" if kind == "B200" else None)
+        assert "nvcc" in chosen(plan, "FlashInfer").why
+        there = planned(one(kind), "ministral-3b")
+        assert "VLLM_USE_FLASHINFER_SAMPLER" not in dict(there.environment)
+        assert flag(there, "--attention-backend") is None
+
+
+def test_an_fp8_kv_cache_that_nothing_compiles_is_refused_with_both_ways_out():
+    with pytest.raises(PlanRefused, match=r"nvcc, and that is not here: leave --kv-cache away, or install"):
+        planned(replace(L40S, nvcc=False), wishes=Wishes(kv_cache="fp8"))

@@ -362,3 +362,17 @@ def test_values_can_be_made_of_their_first_fields_alone():
     gpu = Gpu("NVIDIA L4", 24 * GIB, 23 * GIB, (8, 9))
     assert Hardware("Linux", "x86_64", 8, gpus=(gpu, gpu)).title == "2 x NVIDIA L4, 24 GiB"
     assert (gpu.holders_known, gpu.power_watts, gpu.linked) == (False, None, ())
+
+
+@pytest.mark.parametrize("variable", ["CUDA_HOME", "CUDA_PATH", "PATH"])
+def test_the_compiler_is_looked_for_where_flashinfer_does(tmp_path, monkeypatch, variable):
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    empty, nvcc = tmp_path / "empty", tmp_path / "cuda" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(empty))
+    monkeypatch.setenv(variable, str(nvcc.parent if variable == "PATH" else nvcc.parent.parent))
+    assert hardware.detect().nvcc
+    monkeypatch.setenv("CUDA_HOME", str(empty))
+    assert not hardware.detect().nvcc, "CUDA_HOME counts before all others"
