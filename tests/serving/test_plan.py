@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,7 @@ from machines import CARDS, GIB, MACHINES, flag, gpus, machine, one, versions_fo
 from planning import check_plan, check_refusal, plan_on, refusal, told
 
 from magistral_nb.errors import PlanRefused
-from magistral_nb.serving.catalogue import CATALOGUE, RELEASES, abacus, find_profile, in_order
+from magistral_nb.serving.catalogue import CATALOGUE, RELEASES, abacus, find_profile
 from magistral_nb.serving.engine import VLLM_VERSION
 from magistral_nb.serving.plan import after_stopping
 from magistral_nb.serving.planner import make_plan
@@ -199,16 +198,3 @@ def test_memory_that_the_server_holds_itself_is_free_again_once_it_has_ended():
     half = plan_on(H100, wishes=Wishes(engine_args=("--gpu-memory-utilization", "0.5")))
     left = after_stopping(one("H100 80", held=70 * GIB), half).gpus[0].free
     assert left / GIB == pytest.approx(79.2 - 70 + 0.5 * 79.6, abs=0.5), "raw flags win, here as well"
-
-
-def test_planning_takes_less_than_50_ms():
-    """Where nothing fits, all of the catalogue is tried; without NVML and hub, which are asked before."""
-    full = machine(gpus(CARDS["L4"], 8, held=21 * GIB))
-    assert len(in_order(gpu=True)) > 5
-    best = 1.0
-    for _ in range(3):  # a busy machine may take its time once
-        began = time.perf_counter()
-        refusal(full)
-        plan_on(H100)
-        best = min(best, time.perf_counter() - began)
-    assert best < 0.05
