@@ -115,6 +115,8 @@ def wished(models: HollowModels) -> Iterator[Planned]:
         ("BF16", h100, small, Wishes(quantization="none", kv_cache="auto")),
         ("BF16 weights on an A100", one("A100 80"), small, Wishes(quantization="none")),
         ("FP8 weights, BF16 KV cache", one("L40S"), small, Wishes(kv_cache="auto")),
+        ("no compiler, L40S", replace(one("L40S"), nvcc=False), small, Wishes()),
+        ("no compiler, B200", replace(one("B200"), nvcc=False), small, Wishes()),
         ("all of the context", h100, small, long),
         ("all of the context, Ministral", h100, CATALOGUE["ministral-3b"], Wishes(context=262_144)),
         ("raw flags", h100, small, Wishes(engine_args=("--seed", "3", "--enforce-eager"))),
@@ -253,7 +255,10 @@ def test_every_stand_in_is_needed(models):
 
 
 def test_attention_is_what_the_card_is_known_for(plans):
-    """FlashAttention 3 takes an FP8 KV cache on Hopper alone; elsewhere FlashInfer does, and a T4 has neither."""
+    """FlashAttention 3 takes an FP8 KV cache on Hopper alone; elsewhere FlashInfer does, and a T4 has neither.
+
+    FlashInfer is a B200's first choice whatever the cache, unless the plan names another.
+    """
     for name, each in plans.items():
         generation = each.planned.case.card.capability[0]
         in_fp8 = "--kv-cache-dtype" in each.planned.plan.argv
