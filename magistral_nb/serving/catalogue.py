@@ -57,6 +57,9 @@ def _small_shape(*, vision: bool) -> Shape:
     return _shape(40, 5_120, 32_768, vision=vision)
 
 
+_PARAMS = "Mistral's params.json"
+
+
 def _small(release: str, title: str, *, vision: bool = False) -> Profile:
     shape = _small_shape(vision=vision)
     return Profile(
@@ -72,6 +75,7 @@ def _small(release: str, title: str, *, vision: bool = False) -> Profile:
         vision=vision,
         marks="tags" if release == "2506" else "tokens",
         thinks=True,
+        origin=_PARAMS,
     )
 
 
@@ -89,6 +93,7 @@ def _ministral(size: str, shape: Shape) -> Profile:
         vision=True,
         thinks=True,
         needs_ministral_3=True,
+        origin=_PARAMS,
     )
 
 
@@ -106,6 +111,7 @@ def _quantised(release: str, source: str, what: str, stored: Stored, method: str
         download=size,
         stored=stored,
         quantization=method,
+        origin="the sizes of its layers",
         tokenizer=None if layout == "mistral" else original.source,
     )
 

@@ -18,7 +18,8 @@ GIB = 2**30
 LARGEST_SHARE = 0.90
 _MARGIN = 0.02  # what is free now is less once the process has its CUDA context
 # One step of chunked prefill, CUDA graphs and the CUDA context, as the figures above leave it.
-_ACTIVATIONS = 2.5 * GIB
+_ACTIVATIONS = 3.2 * GIB
+_CUDA = 1.0 * GIB  # of it, what CUDA itself takes, before anything is loaded
 # vLLM profiles a vision encoder with the largest images allowed.
 _IMAGES = 1.0 * GIB
 
@@ -28,13 +29,16 @@ class Memory:
     """What each GPU holds, in bytes.
 
     Attributes:
+        free: of other processes.
         budget: what vLLM may take.
         weights: once they are loaded.
-        load_peak: the most that loading them takes.
+        load_peak: the most that loading them takes. vLLM reckons the KV cache when that is over, so that it only has to
+            be free (its mem_utils.py and gpu_worker.py).
         activations: to work in, CUDA graphs included.
         per_token: of the KV cache.
     """
 
+    free: float
     budget: float
     weights: float
     load_peak: float
@@ -42,9 +46,16 @@ class Memory:
     per_token: float
 
     @property
+    def to_load(self) -> float:
+        """What must be free for loading, CUDA's own part included."""
+        return self.load_peak + _CUDA
+
+    @property
     def kv_cache(self) -> float:
-        """What is left for the KV cache; below zero where the weights themselves do not fit."""
-        return self.budget - max(self.weights + self.activations, self.load_peak)
+        """What is left for the KV cache; below zero where the weights themselves do not fit, or do not go through."""
+        if self.to_load > self.free:
+            return self.free - self.to_load
+        return self.budget - self.weights - self.activations
 
     @property
     def tokens(self) -> int:
@@ -111,6 +122,7 @@ def on_each(
     # A KV head is on one GPU or, where there are more GPUs than heads, on several.
     kv_heads = max(1, shape.kv_heads // tensor_parallel) / shape.kv_heads
     return Memory(
+        free=gpu.free,
         budget=share_of(gpu) * gpu.total,
         weights=weights,
         load_peak=peak,

@@ -11,8 +11,10 @@ from magistral_nb.asking.endpoint import Sampling
 from magistral_nb.serving.wishes import Wishes
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from magistral_nb.serving.engine import Engine
-    from magistral_nb.serving.hardware import Hardware
+    from magistral_nb.serving.hardware import Gpu, Hardware
     from magistral_nb.serving.profile import Profile
 
 SHARE_FLAG = "--gpu-memory-utilization"
@@ -20,11 +22,19 @@ SHARE_FLAG = "--gpu-memory-utilization"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One decision of a plan: what, how, and why."""
+    """One decision of a plan.
+
+    Attributes:
+        what: was decided.
+        value: that was taken, with its unit.
+        why: it was taken, or what it means.
+        source: where the value comes from: a card, a file, a measurement, an arithmetic.
+    """
 
     what: str
     value: str
     why: str
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +86,9 @@ class Plan:
         }
         return Plan(**(raw | parts))
 
-    def rows(self) -> list[tuple[str, str, str]]:
-        """The plan as people read it: what was decided, how, and why."""
-        return [(choice.what, choice.value, choice.why) for choice in self.choices]
+    def rows(self) -> list[tuple[str, ...]]:
+        """The plan as people read it: what was decided, how, why, and by what source."""
+        return [(choice.what, choice.value, choice.why, choice.source) for choice in self.choices]
 
 
 def fingerprint(profile: Profile, wishes: Wishes, engine: Engine) -> str:
@@ -91,14 +101,42 @@ def fingerprint(profile: Profile, wishes: Wishes, engine: Engine) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def after_stopping(hardware: Hardware, plan: Plan) -> Hardware:
-    """The machine as it will be once the server that runs by `plan` has ended: its GPUs' share is free again."""
+def after_stopping(hardware: Hardware, plan: Plan, pids: Container[int]) -> Hardware:
+    """The machine as it will be once a server has ended: its memory is free, and it holds none any more.
+
+    Args:
+        hardware: the machine while the server runs.
+        plan: that the server runs by.
+        pids: of the processes that will end.
+
+    Example:
+        >>> from magistral_nb.serving.hardware import Gpu, Hardware, Holder
+        >>> server, desktop = Holder(815, "VLLM::EngineCore", 70 * 2**30), Holder(9, "Xorg", 2**30)
+        >>> h100 = Gpu("NVIDIA H100", 80 * 2**30, 8 * 2**30, (9, 0), holders=(server, desktop), holders_known=True)
+        >>> plan = Plan("m", "m on an H100", ("vllm",), (), 4096, Sampling(), (), "", Wishes())
+        >>> after = after_stopping(Hardware("Linux", "x86_64", 8, (h100,)), plan, {815})
+        >>> after.gpus[0].free // 2**30, [holder.title for holder in after.gpus[0].holders]
+        (78, ['Xorg (process 9), 1.0 GiB'])
+    """
+    share = _share(plan)
+
+    def freed(gpu: Gpu) -> Gpu:
+        ending = [holder for holder in gpu.holders if holder.pid in pids]
+        staying = tuple(holder for holder in gpu.holders if holder.pid not in pids)
+        sizes = [holder.bytes for holder in ending if holder.bytes is not None]
+        if len(sizes) == len(ending) and (ending or gpu.holders_known):
+            size = sum(sizes)
+        else:  # not told: what it may hold by its plan, which is too much while it boots
+            size = int(share * gpu.total) if gpu.uuid in plan.devices else 0
+        most = gpu.total - sum(holder.bytes or 0 for holder in staying)
+        return replace(gpu, free=max(gpu.free, min(most, gpu.free + size)), holders=staying)
+
+    return replace(hardware, gpus=tuple(map(freed, hardware.gpus)))
+
+
+def _share(plan: Plan) -> float:
+    """Of each GPU's memory that a plan takes; 0 where it does not say."""
     if SHARE_FLAG not in plan.argv:
-        return hardware
+        return 0
     last = len(plan.argv) - 1 - plan.argv[::-1].index(SHARE_FLAG)  # raw flags win because they come last
-    share = float(plan.argv[last + 1])
-    gpus = (
-        replace(gpu, free=min(gpu.total, gpu.free + int(share * gpu.total))) if gpu.uuid in plan.devices else gpu
-        for gpu in hardware.gpus
-    )
-    return replace(hardware, gpus=tuple(gpus))
+    return float(plan.argv[last + 1])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from magistral_nb.dialect import dialect
 from magistral_nb.errors import PlanRefused
-from magistral_nb.serving import catalogue, flags
+from magistral_nb.serving import catalogue, flags, releases
 from magistral_nb.serving.flags import Flags, gib
 from magistral_nb.serving.placement import placements
 from magistral_nb.serving.plan import Choice, Plan, fingerprint
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Tokens. Traces run to 25,000 on competition problems; where nobody named a model, that much is enough.
 _MOST_TRACES = 24_576
 _ONE_TRACE = 4096  # a smaller context holds no trace worth reading
+_BUILDS = {"cpu": "built for CPUs", "cuda": "built for CUDA", "unknown": "built for what, its packages do not tell"}
 _LEAST_SHARE = 0.05  # below, not even CUDA itself would start
 _CONNECT = "%magistral_connect URL reaches a server elsewhere"
 
@@ -78,7 +79,7 @@ def make_plan(hardware: Hardware, profile: Profile, wishes: Wishes, engine: Engi
     else:
         _refuse_on_cpu(hardware, profile, wishes)
         flags.of_cpu(on, hardware, profile, wishes, says, context)
-    on.choices.append(Choice("engine", f"vLLM {engine.version}", engine.source))
+    on.choices.append(Choice("engine", f"vLLM {engine.version}", _why_engine(hardware, engine), engine.source))
     flags.of_user(on, wishes)
     return Plan(
         model=profile.adapters[0].name if profile.adapters else profile.name,
@@ -94,6 +95,12 @@ def make_plan(hardware: Hardware, profile: Profile, wishes: Wishes, engine: Engi
         devices=tuple(gpu.uuid for gpu in placed.gpus) if placed else (),
         max_num_seqs=flags.MAX_NUM_SEQS if placed else None,
     )
+
+
+def _why_engine(hardware: Hardware, engine: Engine) -> str:
+    doubts = (releases.doubt(engine.version, hardware.cuda, gpu.capability) for gpu in hardware.gpus)
+    driver = f"; driver {hardware.driver} runs it" if hardware.driver and engine.build == "cuda" else ""
+    return next(filter(None, doubts), f"{_BUILDS[engine.build]}{driver}")
 
 
 def _check(wishes: Wishes) -> None:
@@ -147,16 +154,14 @@ def _placed(hardware: Hardware, profile: Profile, wishes: Wishes, says: Dialect,
         f"{gib(memory.weights)} of weights, {gib(memory.activations)} to work in and "
         f"{gib(context * memory.per_token)} for {context:,} tokens"
     )
-    if memory.load_peak > memory.weights + memory.activations:
-        needs = (
-            f"{gib(memory.load_peak)} while its weights are loaded and {gib(context * memory.per_token)} for "
-            f"{context:,} tokens"
-        )
+    allowed = f"{gib(memory.budget)} that vLLM may take"
+    if memory.to_load > memory.free:
+        needs = f"{gib(memory.to_load)} while its weights are loaded"
+        allowed = f"{gib(memory.free)} that {'is' if len(roomiest.gpus) == 1 else 'are'} free"
     each = "" if len(roomiest.gpus) == 1 else " on each"
     ways = "; ".join(_ways_out(hardware, profile, wishes, says, roomiest, context))
     raise PlanRefused(
-        f"{profile.name} does not fit {where}: {needs}{each} against {gib(memory.budget)} of "
-        f"{gib(gpu.total)} that {'is' if len(roomiest.gpus) == 1 else 'are'} free to use: {ways}."
+        f"{profile.name} does not fit {where}: {needs}{each} against {allowed} of {gib(gpu.total)}: {ways}."
     )
 
 

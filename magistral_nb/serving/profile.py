@@ -158,6 +158,7 @@ class Profile:
         thinks: whether its tekken.json has [THINK] and [/THINK] as control tokens, or its system prompt asks for
             <think> as 2506's does. Without either a reasoning parser would find nothing.
         adapters: LoRA adapters to load with it.
+        origin: where its figures come from, for people.
         needs_ministral_3: whether only a vLLM that knows Ministral 3 can serve it.
     """
 
@@ -178,6 +179,7 @@ class Profile:
     thinks: bool = False
     adapters: tuple[Adapter, ...] = ()
     needs_ministral_3: bool = False
+    origin: str = "its own files"
 
     @property
     def embedded(self) -> bool:

@@ -101,15 +101,36 @@ def newest_for(cuda: Pair | None, python: Pair | None = None, capability: Pair |
             f"update the NVIDIA driver, or {_ELSEWHERE}."
         )
     found = _for_python(found, python)
-    all_machine_code = card is not None and card < _MACHINE_CODE_BELOW
-    if certain := [each for each in found if all_machine_code or each.cuda <= cuda]:
+    if certain := [each for each in found if not _doubt(each, cuda, card)]:
         return certain[-1]
     least = min(each.cuda for each in found)
-    return replace(
-        next(each for each in reversed(found) if each.cuda == least),
-        doubt=f"its FlashAttention 2 is compiled with CUDA {_dotted(least)}, newer than the driver's {_dotted(cuda)}: "
-        "images fail on Hopper or newer",
+    chosen = next(each for each in reversed(found) if each.cuda == least)
+    return replace(chosen, doubt=_doubt(chosen, cuda, card))
+
+
+def doubt(version: str, cuda: Pair | None, capability: Pair | None = None) -> str:
+    """Why a vLLM may fail on a driver that runs it; "" if nothing speaks against it, or it is in no table.
+
+    Example:
+        >>> doubt("0.19.1", (12, 4), capability=(8, 0))
+        ''
+    """
+    minor = _minor(version)
+    release = next((each for each in releases() if _minor(each.version) == minor), None)
+    return "" if release is None or cuda is None else _doubt(release, cuda, capability)
+
+
+def _doubt(release: Release, cuda: Pair, card: Pair | None) -> str:
+    if release.cuda <= cuda or (card not in {None, _UNKNOWN_CARD} and (card or _UNKNOWN_CARD) < _MACHINE_CODE_BELOW):
+        return ""
+    return (
+        f"its FlashAttention 2 is compiled with CUDA {_dotted(release.cuda)}, newer than the driver's {_dotted(cuda)}: "
+        "images fail on Hopper or newer"
     )
+
+
+def _minor(version: str) -> tuple[str, ...]:
+    return tuple(version.split(".")[:2])
 
 
 def _for_python(found: list[Release], python: Pair | None) -> list[Release]:

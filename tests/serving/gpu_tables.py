@@ -31,7 +31,7 @@ def gpu_table() -> str:
         newest = max(versions_for(MACHINES[label]), key=lambda version: [int(part) for part in version.split(".")])
         plan = plan_on(MACHINES[label], version=newest)
         kv, title = told(plan, "KV cache"), plan.title.split(" on ")[0]
-        tokens, requests = re.match(r"([\d,]+) tokens, (\d+)", kv.why).groups()
+        tokens, requests = re.match(r"([\d,]+) tokens, room for ([\d,]+)", kv.why).groups()
         lines.append(
             f"| {shown} | {title} | {told(plan, 'weights').value} | {kv.value}, {tokens} tokens | {requests} |"
         )
@@ -43,7 +43,13 @@ def driver_table() -> str:
     cards = {"T4, A100, L4, RTX 4090": CARDS["L4"], "H100, H200": CARDS["H100 80"], "RTX 50, B200": CARDS["B200"]}
     lines = [f"| driver | {' | '.join(cards)} |", "|---" * (len(cards) + 1) + "|"]
     for driver, cuda in DRIVERS.items():
-        found = [newest_for(cuda, capability=card.capability) for card in cards.values()]
-        versions = " | ".join(f"vLLM {each.version}{' *' if each.doubt else ''}" for each in found)
+        versions = " | ".join(_newest(cuda, card.capability) for card in cards.values())
         lines.append(f"| {driver} (CUDA {cuda[0]}.{cuda[1]}) | {versions} |")
     return "\n".join(lines)
+
+
+def _newest(cuda: tuple[int, int], capability: tuple[int, int]) -> str:
+    if capability >= (10, 0) and cuda < (12, 8):
+        return "no driver of these cards"
+    found = newest_for(cuda, capability=capability)
+    return f"vLLM {found.version}{' *' * bool(found.doubt)}"

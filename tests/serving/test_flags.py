@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from dataclasses import replace
 
 import pytest
-from machines import CARDS, MACHINES, flag, gpus, machine, one, vllm
+from machines import CARDS, GIB, MACHINES, flag, gpus, machine, one, vllm
 
 from magistral_nb.errors import PlanRefused
 from magistral_nb.serving.catalogue import CATALOGUE, MINISTRALS, RELEASES, abacus
@@ -268,7 +270,7 @@ def test_who_holds_the_rest_is_told():
 def test_every_choice_has_a_value_and_a_reason(hardware):
     name = abacus() if hardware in (CPU, T4) else "2509-4bit"
     for choice in planned(hardware, name).choices:
-        assert all((choice.what, choice.value, choice.why))
+        assert all((choice.what, choice.value, choice.why, choice.source))
         assert "\n" not in choice.why
 
 
@@ -293,3 +295,31 @@ def test_without_nvcc_nothing_is_left_to_flashinfer():
 def test_an_fp8_kv_cache_that_nothing_compiles_is_refused_with_both_ways_out():
     with pytest.raises(PlanRefused, match=r"nvcc, and that is not here: leave --kv-cache away, or install"):
         planned(replace(L40S, nvcc=False), wishes=Wishes(kv_cache="fp8"))
+
+
+def test_the_kv_cache_s_figure_comes_with_its_arithmetic():
+    source = chosen(planned(H100, "2507"), "KV cache").source
+    size, *factors = map(int, re.findall(r"\d+", source))
+    assert size * 1024 == math.prod(factors)
+
+
+def test_on_several_gpus_it_is_said_that_each_takes_it():
+    plan = planned(MACHINES["2 x H100 80"], wishes=Wishes(gpus=2))
+    for what in ("weights", "load peak", "activations", "KV cache"):
+        assert chosen(plan, what).value.endswith("GiB on each")
+    assert "on each" not in chosen(planned(), "weights").value
+
+
+def test_who_holds_memory_is_not_guessed():
+    held = one("H100 80", held=30 * GIB)
+    assert "this notebook" in chosen(planned(held), "GPU share").why
+    unseen = replace(held, gpus=tuple(replace(gpu, holders=(), holders_known=False) for gpu in held.gpus))
+    assert "by whom cannot be seen from here" in chosen(planned(unseen), "GPU share").why
+    assert "other processes" not in chosen(planned(unseen), "GPU share").why
+
+
+def test_an_engine_that_may_fail_on_the_driver_says_so():
+    old = replace(H100, cuda=(12, 4), driver="550.54.15")
+    assert "images fail" in chosen(make_plan(old, CATALOGUE["2509"], Wishes(), vllm("0.11.2")), "engine").why
+    new = replace(H100, cuda=(13, 0), driver="580.65.06")
+    assert "580.65.06 runs it" in chosen(planned(new), "engine").why
