@@ -26,15 +26,14 @@ _SHOWN = {
 
 def gpu_table() -> str:
     """What `%magistral_serve` takes where no model is named, on the newest vLLM."""
-    lines = ["| GPU | takes | weights | KV cache | requests of the full context |", "|---|---|---|---|---|"]
+    lines = ["| GPU | takes | context | weights | KV cache | such requests at once |", "|---" * 6 + "|"]
     for label, shown in _SHOWN.items():
         newest = max(versions_for(MACHINES[label]), key=lambda version: [int(part) for part in version.split(".")])
         plan = plan_on(MACHINES[label], version=newest)
         kv, title = told(plan, "KV cache"), plan.title.split(" on ")[0]
         tokens, requests = re.match(r"([\d,]+) tokens, room for ([\d,]+)", kv.why).groups()
-        lines.append(
-            f"| {shown} | {title} | {told(plan, 'weights').value} | {kv.value}, {tokens} tokens | {requests} |"
-        )
+        sizes = (told(plan, "weights").value, f"{kv.value}, {tokens} tokens", requests)
+        lines.append(f"| {' | '.join((shown, title, f'{plan.context:,}', *sizes))} |")
     return "\n".join(lines)
 
 
