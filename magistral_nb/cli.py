@@ -145,8 +145,7 @@ def _stop(words: list[str]) -> int:
     """End a server and all its processes."""
     from magistral_nb.commands import stop_shown
 
-    chosen = options.stop_options("magistral-nb stop").parse_args(words)
-    stop_shown(chosen.name, every=chosen.all)
+    stop_shown(options.stop_options("magistral-nb stop").parse_args(words))
     return 0
 
 

@@ -12,6 +12,7 @@ from magistral_nb.errors import BootFailed, EngineNotFound, InvalidOption, Unaut
 from magistral_nb.serving import boot, hardware, watching
 from magistral_nb.serving.connecting import connect
 from magistral_nb.serving.durations import durations_of, load, seconds_left
+from magistral_nb.serving.orphans import end_orphans
 from magistral_nb.serving.server import find_server, servers
 from magistral_nb.serving.wishes import Wishes
 from magistral_nb.views.boot_view import BootView
@@ -116,7 +117,7 @@ def _wait_shown(server: Server, *, rich: bool) -> Server:
         elapsed = time.time() - state.created
         note = [state.detail]
         if last is not None and state.status == "booting":
-            left = seconds_left(last, state.stages, elapsed)
+            left = seconds_left(last, state.stages, elapsed) or 0.0
             note.append(f"about {duration(left)} left, as last time" if left > 1 else "")
         view.update(durations_of(state.stages, elapsed), " · ".join(filter(None, note)))
 
@@ -164,11 +165,15 @@ def _hidden_key(url: str) -> str:
         return ""
 
 
-def stop_shown(name: str | None, *, every: bool) -> None:
-    """End one server, or all, and say so."""
-    if every and name is not None:
-        raise InvalidOption(f"Either {name} or --all: leave one of the two away.")
-    known = servers() if every else [find_server(name)]
+def stop_shown(chosen: argparse.Namespace) -> None:
+    """End one server, all of them, or what dead ones have left, as `options.stop_options` were chosen, and say so."""
+    given = [name for name in (chosen.name, chosen.all and "--all", chosen.orphans and "--orphans") if name]
+    if len(given) > 1:
+        raise InvalidOption(f"Either {' or '.join(given)}: choose one of them.")
+    if chosen.orphans:
+        _stop_orphans()
+        return
+    known = servers() if chosen.all else [find_server(chosen.name)]
     for server in known:
         how = "has ended" if server.is_ours else "is forgotten; it goes on where it runs"
         server.stop()
@@ -177,13 +182,24 @@ def stop_shown(name: str | None, *, every: bool) -> None:
         say("No server is known: there is nothing to stop.")
 
 
+def _stop_orphans() -> None:
+    found = end_orphans()
+    for orphan in found:
+        stuck = "does not end: it hangs in the system, and only a restart of this machine helps."
+        say(f"{orphan.title} {stuck if orphan.process.is_alive() else 'has ended.'}")
+    if not found:
+        say("No dead server has left anything: there is nothing to stop.")
+
+
 def install_shown() -> None:
     """Install the engine that fits this machine, with progress."""
     from magistral_nb.serving.install import install_engine, print_progress
 
-    began = time.monotonic()
+    began, here = time.monotonic(), hardware.detect()
+    if here.trouble:
+        say(here.trouble)
     with print_progress() as progress:
-        engine = install_engine(gpu=bool(hardware.detect().gpus), progress=progress)
+        engine = install_engine(gpu=bool(here.gpus), progress=progress)
     say(f"vLLM {engine.version} ({engine.build}) is installed: {engine.source}, {time.monotonic() - began:.0f} s.")
 
 

@@ -249,6 +249,19 @@ def test_engines_that_are_missing_half_made_or_too_new_for_the_driver(no_engines
     assert told(engines.lines(Hardware("Darwin", "arm64", 8)))[-1] == "this Python: has no vllm"
 
 
+@pytest.mark.parametrize(("cuda", "card", "remedy"), [((11, 4), (9, 0), "update"), ((12, 8), (6, 1), "type")])
+def test_where_no_vllm_runs_none_is_to_be_installed(no_engines, cuda, card, remedy):
+    gpu = dataclasses.replace(one("H100 80").gpus[0], capability=card)
+    here = dataclasses.replace(machine((gpu,)), cuda=cuda)
+    assert told(engines.lines(here)) == ["this Python: has no vllm"]
+    make_own("cuda", "0.33.0")
+    (cuda_line, _) = engines.lines(here)
+    assert "do not run" in cuda_line.value
+    assert cuda_line.remedy.startswith(remedy)
+    assert "--install" not in cuda_line.remedy
+    assert "%magistral_connect URL" in cuda_line.remedy
+
+
 def test_disks_that_are_full_or_closed(monkeypatch, tmp_path):
     assert storage.disk("models", tmp_path / "not" / "yet", "set HF_HOME").remedy == ""
     monkeypatch.setattr(os, "access", lambda *_: False)

@@ -54,6 +54,5 @@ def logs(_ipython: Any, line: str, _cell: None) -> None:
 
 
 def stop(_ipython: Any, line: str, _cell: None) -> None:
-    """End one server, or all."""
-    chosen = options.stop_options("%magistral_stop").parse_args(options.split_words(line))
-    stop_shown(chosen.name, every=chosen.all)
+    """End one server, all, or what dead ones have left."""
+    stop_shown(options.stop_options("%magistral_stop").parse_args(options.split_words(line)))

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magistral_nb.errors import BootFailed, NameTaken, PlanRefused
+from magistral_nb.processes import end_group
 from magistral_nb.serving import (
     catalogue,
     checkpoint,
     download,
     hardware,
+    orphans,
     owners,
     planner,
     preflight,
@@ -29,7 +31,7 @@ from magistral_nb.serving.server import Server, check_price, set_price, use
 from magistral_nb.serving.wishes import Wishes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from magistral_nb.serving.download import Fetch
     from magistral_nb.serving.engine import Engine
@@ -93,11 +95,14 @@ def prepare(
             if running.plan.fingerprint == fingerprint(profile, wishes, found):
                 return Prepared(running.plan, profile, name, running, (), price_per_hour, running.system_prompt)
         raise _name_taken(running)
-    if running is not None:
-        here = after_stopping(here, running.plan)
-    profile, plan = _planned(here, named, wishes, found)
+    left = registry.load(name)  # which `start` ends first: the server to be replaced, or what a dead one has left
+    ending = {process.pid for process in orphans.engine_processes(left)} if left else set()
+    if left and ending:
+        here = after_stopping(here, left.plan, ending)
+    profile, plan = _planned(here, named, wishes, found, ending)
     system_prompt, source = checkpoint.system_prompt(profile)
-    told = Choice("system prompt", "the model's own" if system_prompt else "none", source)
+    why = "without it the model often does not think" if profile.thinks else "as the model was trained"
+    told = Choice("system prompt", *("sent", why) if system_prompt else ("none", ""), source)
     return Prepared(
         dataclasses.replace(plan, choices=(*plan.choices, told)),
         profile,
@@ -109,7 +114,9 @@ def prepare(
     )
 
 
-def _planned(here: Hardware, named: Profile | None, wishes: Wishes, engine: Engine) -> tuple[Profile, Plan]:
+def _planned(
+    here: Hardware, named: Profile | None, wishes: Wishes, engine: Engine, ending: Container[int]
+) -> tuple[Profile, Plan]:
     """The model and its plan; where only somebody else's memory is in the way, the refusal tells whose."""
 
     def plan_with(there: Hardware) -> Plan:
@@ -119,7 +126,8 @@ def _planned(here: Hardware, named: Profile | None, wishes: Wishes, engine: Engi
         profile = named or planner.default_profile(here, wishes, engine)
         return profile, planner.make_plan(here, profile, wishes, engine)
     except PlanRefused as refusal:
-        if told := owners.explain_full(here, plan_with, owners.find_owners(here)):
+        staying = {pid: owner for pid, owner in owners.find_owners(here).items() if pid not in ending}
+        if told := owners.explain_full(here, plan_with, staying):
             raise PlanRefused(told) from refusal
         raise
 
@@ -268,7 +276,7 @@ def serve(
 
 
 def stop(state: ServerState) -> None:
-    """End a server of ours and wait until its processes are gone."""
+    """End a server of ours, or what a dead one has left, and wait until its processes are gone."""
     import os
     import signal
 
@@ -278,8 +286,8 @@ def stop(state: ServerState) -> None:
         while state.is_alive() and time.monotonic() < deadline:
             _reap()
             time.sleep(0.05)
-    if state.engine is not None and state.engine.is_alive():  # an orphan: its supervisor is gone
-        supervisor.end_group(state.engine.pid)
+    if state.engine is not None and orphans.engine_processes(state):  # its supervisor is gone
+        end_group(state.engine.pid)
     registry.forget(state.name)
 
 

@@ -110,7 +110,7 @@ def on_each(
         >>> h100 = Gpu("NVIDIA H100 80GB HBM3", int(79.6 * GIB), int(79.6 * GIB), (9, 0))
         >>> held = on_each(h100, RELEASES["2507"].shape, fp8=True, fp8_kv=True, images=False, at_once=False)
         >>> round(held.weights / GIB, 1), round(held.kv_cache / GIB)
-        (23.2, 46)
+        (23.2, 45)
     """
     parts = tensor_parallel * pipeline_parallel
     left_out = 0 if encoder else 2 * shape.vision

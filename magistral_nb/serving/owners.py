@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from magistral_nb.errors import PlanRefused
-from magistral_nb.serving import registry
+from magistral_nb.processes import is_leaderless
+from magistral_nb.serving import orphans, registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,11 +37,13 @@ class Owner:
             somebody who cannot be seen from here.
         name: the process's, or the server's.
         pid: process id; 0 for a server of ours, this notebook and who cannot be seen.
+        by_us: whether a supervisor of ours has started the process.
     """
 
     kind: Kind
     name: str = ""
     pid: int = 0
+    by_us: bool = False
 
     @property
     def title(self) -> str:
@@ -59,8 +62,9 @@ class Owner:
     @property
     def remedy(self) -> str:
         """How its memory is got back."""
+        left = "type %magistral_stop --orphans" if self.by_us else _kill([self.pid])
         remedies: dict[Kind, str] = {
-            "orphan": _kill([self.pid]) if self.pid else f"%magistral_stop {self.name} ends it",
+            "orphan": left if self.pid else f"%magistral_stop {self.name} ends it",
             "notebook": "del its tensors and call torch.cuda.empty_cache(), or restart the kernel",
             "kernel": "shut that one's kernel down",
             "process": f"end {self.name}, or wait for it",
@@ -108,14 +112,14 @@ def explain_full(
 
 
 def remedies(owners: Sequence[Owner]) -> str:
-    """What to type, once for all processes that are to be killed.
+    """What to type, each thing once.
 
     Example:
         >>> remedies([Owner("orphan", "VLLM::EngineCore", 815), Owner("orphan", "VLLM::Worker_TP0", 816)])
         'type kill -9 815 816 in a terminal'
     """
-    killed = [owner.pid for owner in owners if owner.kind == "orphan" and owner.pid]
-    others = [owner.remedy for owner in owners if owner.pid not in killed]
+    killed = [owner.pid for owner in owners if owner.kind == "orphan" and owner.pid and not owner.by_us]
+    others = dict.fromkeys(owner.remedy for owner in owners if owner.pid not in killed)
     return "; ".join([_kill(killed), *others] if killed else others)
 
 
@@ -127,32 +131,29 @@ def find_owners(hardware: Hardware) -> dict[int, Owner]:
     """Who is who among those who hold memory, and all that dead servers have left on this machine, by process id."""
     import psutil
 
-    states = registry.load_all()
-    found: dict[int, Owner] = {}
+    # A server's processes come first: a server that this kernel has started is its child as well.
+    found = {process.pid: _of(state) for state in registry.load_all() for process in orphans.engine_processes(state)}
+    left = {orphan.process.pid for orphan in orphans.find_orphans()}
     ours = {holder.pid: holder.ours for gpu in hardware.gpus for holder in gpu.holders}
     for process in psutil.process_iter(["name"]):
-        left = str(process.info["name"]).startswith(_VLLM)
-        if left or process.pid in ours:
-            owner = _owner(process, states, ours=ours.get(process.pid, False))
-            if process.pid in ours or owner.kind == "orphan":
-                found[process.pid] = owner
-    return found
+        pid, name = process.pid, str(process.info["name"])
+        if pid not in found and (pid in left or pid in ours or name.startswith(_VLLM)):
+            by_us = Owner("orphan", name, pid, by_us=True)
+            found[pid] = by_us if pid in left else _owner(process, name, ours=ours.get(pid, False))
+    return {pid: owner for pid, owner in found.items() if pid in ours or owner.kind == "orphan"}
 
 
-def _owner(process: psutil.Process, states: Iterable[ServerState], *, ours: bool) -> Owner:
-    """A server's processes come first: a server that this kernel has started is its child as well."""
+def _of(state: ServerState) -> Owner:
+    cared_for = state.supervisor is not None and state.supervisor.is_alive()
+    return Owner("server" if cared_for else "orphan", state.name)
+
+
+def _owner(process: psutil.Process, name: str, *, ours: bool) -> Owner:
+    """Who a process is that no server of ours has started."""
     import psutil
 
-    name = str(process.info["name"])
     try:
-        group = os.getpgid(process.pid)
-        leaderless = not psutil.pid_exists(group) or psutil.Process(group).status() == psutil.STATUS_ZOMBIE
-        for state in states:
-            if state.engine is not None and state.engine.pid == group and (leaderless or state.engine.is_alive()):
-                cared_for = state.supervisor is not None and state.supervisor.is_alive()
-                if cared_for or not leaderless:  # %magistral_stop finds what is left by the leader of its group
-                    return Owner("server" if cared_for else "orphan", state.name)
-        if name.startswith(_VLLM) and leaderless:  # where vLLM still serves, its first process leads the group
+        if name.startswith(_VLLM) and is_leaderless(os.getpgid(process.pid)):  # of one that serves, the first leads
             return Owner("orphan", name, process.pid)
         if ours:
             return Owner("notebook")

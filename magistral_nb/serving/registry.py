@@ -145,8 +145,13 @@ def lock(name: str) -> FileLock:
 
 def load(name: str) -> ServerState | None:
     """The state of this server, None where there is none that can be read."""
+    return read(path_of(name))
+
+
+def read(path: Path) -> ServerState | None:
+    """The state in this file, which may be another home's; None where there is none that can be read."""
     try:
-        return ServerState.from_json(path_of(name).read_text(encoding="utf-8"))
+        return ServerState.from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from magistral_nb.asking.endpoint import Endpoint, Question, messages
 from magistral_nb.asking.wire import error_text
-from magistral_nb.processes import Process
+from magistral_nb.processes import Process, end_group
 from magistral_nb.serving import durations
 from magistral_nb.serving.boot_log import ASKING, DOWNLOADING, BootLog
 from magistral_nb.serving.diagnosis import diagnose
+from magistral_nb.serving.orphans import MARK, Mark
 from magistral_nb.serving.registry import ServerState, save
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ HOST = "127.0.0.1"
 KEY_VARIABLE = "VLLM_API_KEY"  # vLLM reads its key here, where `ps` does not show it
 
 _TICK_SECONDS = 0.1
-_GRACE_SECONDS = 15.0  # vLLM is usually gone within one second of SIGTERM
-_ORPHAN_SECONDS = 2.0  # its children may not notice that it died
 _FIRST_QUESTION = "What is 2 + 2?"
 _FIRST_TOKENS = 12  # enough to see the whole path work; cut by length counts
 _FIRST_SECONDS = 300.0  # a first request may compile kernels
@@ -61,20 +60,18 @@ class Supervisor:
             return
         port = self._state.wished_port or free_port()
         argv = [*self._state.plan.argv, "--host", HOST, "--port", str(port)]
-        log_path = Path(self._state.log_path)
+        log_path, me = Path(self._state.log_path), Process.of(os.getpid())
         with log_path.open("ab") as log:
             engine = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=engine_environment(self._state, os.environ),
+                env=engine_environment(self._state, os.environ, Mark(me, self._path)),
                 start_new_session=True,
             )
         be_nice(engine.pid, self._state.plan.niceness)
-        self._write(
-            base_url=f"http://{HOST}:{port}/v1", supervisor=Process.of(os.getpid()), engine=Process.of(engine.pid)
-        )
+        self._write(base_url=f"http://{HOST}:{port}/v1", supervisor=me, engine=Process.of(engine.pid))
         try:
             self._boot(engine, port, log_path)
             while engine.poll() is None and not self._stop.wait(_TICK_SECONDS):
@@ -82,7 +79,7 @@ class Supervisor:
         finally:
             code = engine.poll()
             self._say_how_it_ended(code)  # before the group is ended: until then it would look ready
-            end_group(engine.pid, engine, _GRACE_SECONDS if code is None else _ORPHAN_SECONDS)
+            end_group(engine.pid, engine)  # also where it is dead: its children may not notice
             if self._state.status != "failed":
                 self._path.unlink(missing_ok=True)
 
@@ -210,16 +207,24 @@ class Supervisor:
         self._fail(f"vLLM ended {how}", code=code)
 
 
-def engine_environment(state: ServerState, own: Mapping[str, str]) -> dict[str, str]:
-    """The engine's environment: the kernel's, less what would break another Python, plus plan and key."""
+def engine_environment(state: ServerState, own: Mapping[str, str], mark: Mark) -> dict[str, str]:
+    """The engine's environment: the kernel's, less what would break another Python, plus plan, key and mark."""
     dropped = {"PYTHONHOME", "MPLBACKEND"}
     if state.plan.argv[0] != sys.executable:
         dropped.add("PYTHONPATH")
     kept = {name: value for name, value in own.items() if name not in dropped}
     # Programs that came with the engine, as ninja, which FlashInfer calls, are found as in an activated environment.
     kept["PATH"] = os.pathsep.join([str(Path(state.plan.argv[0]).parent), own.get("PATH", os.defpath)])
-    # Without the safe path a random.py beside the notebook would be imported by vLLM.
-    return kept | dict(state.plan.environment) | {KEY_VARIABLE: state.api_key, "PYTHONSAFEPATH": "1"}
+    return (
+        kept
+        | dict(state.plan.environment)
+        | {
+            KEY_VARIABLE: state.api_key,
+            MARK: mark.text,
+            "SPT_NOENV": "1",  # or setproctitle writes "VLLM::EngineCore" over the memory in which the mark is read
+            "PYTHONSAFEPATH": "1",  # or a random.py beside the notebook would be imported by vLLM
+        }
+    )
 
 
 def be_nice(pid: int, niceness: int) -> None:
@@ -227,30 +232,6 @@ def be_nice(pid: int, niceness: int) -> None:
     with contextlib.suppress(ProcessLookupError):  # it may have ended already
         if os.getpriority(os.PRIO_PROCESS, pid) < niceness:
             os.setpriority(os.PRIO_PROCESS, pid, niceness)
-
-
-def end_group(pgid: int, leader: subprocess.Popen[bytes] | None = None, grace_seconds: float = _GRACE_SECONDS) -> None:
-    """End a whole process group: SIGTERM, a grace time, then SIGKILL for whatever is left."""
-    import psutil
-
-    def members() -> list[psutil.Process]:
-        if leader is not None:
-            leader.poll()  # reap it, or it would look alive for ever
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, ProcessLookupError):
-                if os.getpgid(process.pid) == pgid and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
-
-    for number, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5.0)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pgid, number)
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if not members():
-                return
-            time.sleep(0.05)
 
 
 def free_port() -> int:

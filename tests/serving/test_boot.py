@@ -16,7 +16,7 @@ import pytest
 
 import magistral_nb
 from magistral_nb import errors
-from magistral_nb.serving import registry
+from magistral_nb.serving import orphans, registry
 from magistral_nb.serving.server import find_server
 
 pytestmark = pytest.mark.engine
@@ -246,7 +246,7 @@ def test_a_running_server_is_found_also_when_the_gpu_is_full(serve, monkeypatch)
     assert serve().state().engine == first.state().engine
     second = serve(context=512, replace=True)
     assert "0.90" in second.plan.argv, "what the first one held counts as free"
-    with pytest.raises(errors.PlanRefused, match="does not fit"):
+    with pytest.raises(errors.PlanRefused, match=r"78\.0 GiB that somebody who cannot be seen from here holds"):
         serve(name="other")
 
 
@@ -258,6 +258,20 @@ def test_supervisor_killed_then_stop_ends_the_orphan(serve):
     assert server.is_alive(), "the engine is an orphan now"
     server.stop()
     assert gone(family)
+
+
+def test_engine_and_supervisor_killed_then_stop_ends_what_they_left(serve, checkpoint):
+    behave(checkpoint, "deaf")
+    server = serve()
+    (child,) = psutil.Process(server.state().engine.pid).children()
+    for process in processes(server):
+        process.kill()
+        process.wait()
+    assert server.status() == "failed"
+    left = {orphan.process.pid: orphan.server for orphan in orphans.find_orphans()}
+    assert left[child.pid] == "default", "by the mark that the supervisor has given it"
+    server.stop()
+    assert gone([child])
 
 
 def test_a_taken_port_is_refused_at_once(serve, stand_in):

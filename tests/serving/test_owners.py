@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -12,11 +11,11 @@ import time
 import psutil
 import pytest
 from hypothesis import given, strategies as st
-from serving.test_plan import GIB, H100, VLLM
+from serving.test_plan import GIB, VLLM
 
 from magistral_nb import errors
 from magistral_nb.processes import Process
-from magistral_nb.serving import owners, registry
+from magistral_nb.serving import boot, hardware, owners, registry
 from magistral_nb.serving.catalogue import RELEASES
 from magistral_nb.serving.hardware import Gpu, Hardware, Holder
 from magistral_nb.serving.owners import Owner, explain_full
@@ -24,6 +23,7 @@ from magistral_nb.serving.planner import make_plan
 from magistral_nb.serving.wishes import Wishes
 
 NOTEBOOK, ORPHAN, SERVER = Owner("notebook"), Owner("orphan", "VLLM::EngineCore", 815), Owner("server", "default")
+SECOND = Owner("server", "second")
 WHO = {7: NOTEBOOK, 815: ORPHAN, 9: SERVER, 10: Owner("kernel", "python3", 10), 11: Owner("process", "blender", 11)}
 RESERVED = 0.5  # GiB that the driver keeps for itself
 
@@ -66,6 +66,8 @@ def test_what_a_dead_server_left():
         "magistral-small-2509 would fit but for 70.0 GiB that VLLM::EngineCore (process 815), which a dead server "
         "left, holds: type kill -9 815 in a terminal."
     )
+    by_us = told(machine(gpu({815: 70})), who={815: Owner("orphan", "VLLM::EngineCore", 815, by_us=True)})
+    assert by_us.endswith("which a dead server left, holds: type %magistral_stop --orphans.")
     by_name = told(machine(gpu({815: 70})), who={815: Owner("orphan", "second")})
     assert "what is left of server 'second' holds: %magistral_stop second ends it." in by_name
 
@@ -88,6 +90,8 @@ def test_where_one_is_not_enough_several_are_named():
     text = told(machine(gpu({7: 25, 815: 25, 816: 25})), who=WHO | {816: Owner("orphan", "VLLM::Worker_TP1", 816)})
     assert "25.0 GiB that VLLM::EngineCore (process 815)" in text
     assert text.endswith("type kill -9 815 816 in a terminal."), "the notebook may go on"
+    ours = {pid: Owner("orphan", "VLLM::Worker", pid, by_us=True) for pid in (815, 816)}
+    assert told(machine(gpu({815: 35, 816: 35})), who=ours).endswith("holds: type %magistral_stop --orphans.")
 
 
 def test_the_same_owner_on_two_gpus_is_one():
@@ -144,42 +148,9 @@ def test_ending_whoever_is_named_is_enough_and_nobody_is_named_in_vain(shares, t
 
 
 @pytest.fixture
-def vllm(monkeypatch):
-    """Start a group of two processes, of which the child is one of vLLM's by its name; the ids of both."""
-    groups = []
-
-    def start():
-        code = (
-            "import subprocess, sys, time;"
-            "print(subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL).pid, flush=True); time.sleep(60)"
-        )
-        leader = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
-        groups.append(leader)
-        return leader, int(leader.stdout.readline())
-
+def sleeps(monkeypatch):
+    """Take each process that is called sleep for one of vLLM's."""
     monkeypatch.setattr(owners, "_VLLM", "sleep")
-    yield start
-    for leader in groups:
-        os.killpg(leader.pid, signal.SIGKILL)
-        leader.wait()
-
-
-@pytest.fixture
-def state(vllm):
-    """The state of a server with such a group, and a supervisor that is alive."""
-    leader, child = vllm()
-    plan = make_plan(H100, RELEASES["2506"], Wishes(), VLLM)
-    state = registry.ServerState(
-        name="second",
-        status="ready",
-        plan=plan,
-        api_key="k",
-        log_path="/tmp/x.log",
-        engine=Process.of(leader.pid),
-        supervisor=Process.of(os.getpid()),
-    )
-    registry.save(registry.path_of("second"), state)
-    return state, leader, child
 
 
 def holding(*pids, ours=False):
@@ -193,40 +164,66 @@ def killed(leader):
     time.sleep(0.05)
 
 
-@pytest.mark.engine
-def test_a_server_s_processes_are_the_server_s_though_this_kernel_started_it(state):
-    _, leader, child = state
-    assert owners.find_owners(holding(leader.pid, child, ours=True)) == dict.fromkeys(
-        (leader.pid, child), Owner("server", "second")
-    )
+def test_a_server_s_processes_are_the_server_s_though_this_kernel_started_it(started):
+    _, leader, child = started(supervisor=Process.of(os.getpid()))
+    assert owners.find_owners(holding(leader.pid, child, ours=True)) == dict.fromkeys((leader.pid, child), SECOND)
 
 
-@pytest.mark.engine
-def test_without_its_supervisor_a_server_is_an_orphan_that_magistral_stop_ends(state):
-    known, _, child = state
-    registry.save(registry.path_of("second"), known.with_(supervisor=Process(2**22 + 1, 0.0)))
+def test_without_its_supervisor_a_server_is_an_orphan_that_magistral_stop_ends(started):
+    _, leader, child = started()
     found = owners.find_owners(holding(child))
-    assert found[child] == Owner("orphan", "second")
+    assert found[leader.pid] == found[child] == Owner("orphan", "second")
     assert found[child].remedy == "%magistral_stop second ends it"
+    killed(leader)
+    assert owners.find_owners(holding(child))[child] == Owner("orphan", "second"), "also what its engine left"
+    assert owners.find_owners(holding())[child] == Owner("orphan", "second"), "also where NVML does not show it"
 
 
-@pytest.mark.engine
-def test_a_worker_whose_engine_is_dead_has_to_be_killed_by_number(state):
-    known, leader, child = state
-    registry.save(registry.path_of("second"), known.with_(supervisor=Process(2**22 + 1, 0.0)))
+def test_what_a_server_left_that_nobody_knows_any_more_is_ended_by_one_line(started):
+    _, leader, child = started()
+    registry.forget("second")
+    killed(leader)
+    orphan = Owner("orphan", "sleep", child, by_us=True)
+    assert owners.find_owners(holding(child))[child] == orphan
+    assert owners.find_owners(holding())[child] == orphan
+    assert orphan.remedy == "type %magistral_stop --orphans"
+
+
+def test_what_somebody_else_s_vllm_left_has_to_be_killed_by_number(group, sleeps):
+    leader, child = group()
     killed(leader)
     orphan = Owner("orphan", "sleep", child)
     assert owners.find_owners(holding(child))[child] == orphan
-    assert owners.find_owners(holding())[child] == orphan, "also where NVML does not show it"
-    registry.forget("second")
-    assert owners.find_owners(holding())[child] == orphan, "also where nobody knows of it any more"
+    assert owners.find_owners(holding())[child] == orphan
+    assert orphan.remedy == f"type kill -9 {child} in a terminal"
 
 
-@pytest.mark.engine
-def test_somebody_else_s_vllm_that_serves_is_no_orphan(vllm):
-    _, child = vllm()
+def test_somebody_else_s_vllm_that_serves_is_no_orphan(group, sleeps):
+    _, child = group()
     assert owners.find_owners(holding(child))[child] == Owner("process", "sleep", child)
     assert child not in owners.find_owners(holding())
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_what_will_be_ended_first_is_in_nobody_s_way(started, group, no_hub, monkeypatch, dead):
+    _, leader, child = started(supervisor=Process(2**22 + 1, 0.0) if dead else Process.of(os.getpid()))
+    _, other = group()
+    if dead:
+        killed(leader)
+
+    def prepare(*, server, others):
+        holders = Holder(child, "VLLM::EngineCore", server * GIB), Holder(other, "sleep", others * GIB)
+        full = Gpu("NVIDIA H100", 80 * GIB, (79 - server - others) * GIB, (9, 0), holders=holders, holders_known=True)
+        monkeypatch.setattr(hardware, "detect", lambda: machine(full))
+        return boot.prepare(Wishes("2506", context=50_000), name="second", replace=not dead)
+
+    monkeypatch.setattr(boot, "find_engine", lambda *_, **__: VLLM)
+    assert prepare(server=40, others=30).plan.context == 50_000
+    with pytest.raises(
+        errors.PlanRefused, match=rf"60\.0 GiB that sleep \(process {other}\) holds: end sleep"
+    ) as caught:
+        prepare(server=15, others=60)
+    assert "second" not in str(caught.value)
 
 
 def test_this_process_and_one_that_has_ended():

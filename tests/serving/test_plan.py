@@ -11,6 +11,7 @@ from planning import check_plan, check_refusal, plan_on, refusal, told
 from magistral_nb.errors import PlanRefused
 from magistral_nb.serving.catalogue import CATALOGUE, RELEASES, abacus, find_profile
 from magistral_nb.serving.engine import VLLM_VERSION
+from magistral_nb.serving.hardware import Holder
 from magistral_nb.serving.plan import after_stopping
 from magistral_nb.serving.planner import make_plan
 from magistral_nb.serving.wishes import Wishes
@@ -194,7 +195,24 @@ def test_rows_tell_every_choice():
 def test_memory_that_the_server_holds_itself_is_free_again_once_it_has_ended():
     plan = plan_on(H100)
     running = machine(gpus(CARDS["H100 80"], held=int(0.9 * H100.gpus[0].total)))
-    assert plan_on(after_stopping(running, plan)).argv == plan.argv
+    assert plan_on(after_stopping(running, plan, {4711})).argv == plan.argv
+    assert after_stopping(running, plan, {4711}).gpus == H100.gpus, "and nobody holds any"
+    booting = machine(gpus(CARDS["H100 80"], held=2 * GIB))
+    assert after_stopping(booting, plan, {4711}).gpus == H100.gpus, "it does not hold all yet that it will"
+    assert after_stopping(running, plan, {815}) == running, "it holds none yet"
+
+
+def test_where_nobody_tells_what_a_server_holds_it_holds_the_share_of_its_plan():
     half = plan_on(H100, wishes=Wishes(engine_args=("--gpu-memory-utilization", "0.5")))
-    left = after_stopping(one("H100 80", held=70 * GIB), half).gpus[0].free
-    assert left / GIB == pytest.approx(79.2 - 70 + 0.5 * 79.6, abs=0.5), "raw flags win, here as well"
+    server, desktop = Holder(815, "?", None), Holder(9, "Xorg", 20 * GIB)
+
+    def free(*holders, left=10, known=False):
+        gpu = replace(H100.gpus[0], free=left * GIB, holders=holders, holders_known=known)
+        (after,) = after_stopping(replace(H100, gpus=(gpu,)), half, {815}).gpus
+        assert after.holders == tuple(holder for holder in holders if holder != server)
+        return after.free / GIB
+
+    assert free() == pytest.approx(10 + 0.5 * 79.6, abs=0.1), "raw flags win, here as well"
+    assert free(server, desktop, known=True) == pytest.approx(10 + 0.5 * 79.6, abs=0.1)
+    assert free(server, desktop, left=50) == pytest.approx(79.6 - 20, abs=0.1), "the others keep theirs"
+    assert free(desktop, known=True) == 10

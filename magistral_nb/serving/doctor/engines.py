@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magistral_nb import paths
+from magistral_nb.errors import UnsupportedPlatform
 from magistral_nb.serving.doctor.installed import find
+from magistral_nb.serving.doctor.machine import newest_vllm
 from magistral_nb.serving.doctor.page import Line
 from magistral_nb.serving.engine import Build, Engine, libraries, own_engine, own_environments, runs_on
 
@@ -31,12 +33,13 @@ def lines(here: Hardware) -> Iterator[Line]:
     Args:
         here: the machine.
     """
+    elsewhere = _elsewhere(here)
     for build in _BUILDS:
         found = own_environments(build)
-        if not found and here.system == "Linux" and build == ("cuda" if here.gpus else "cpu"):
+        if not found and not elsewhere and build == ("cuda" if here.gpus else "cpu"):
             yield Line(build, "no environment of its own yet", _INSTALL)
         for engine in found:
-            yield _own(engine, here)
+            yield _own(engine, here, elsewhere)
     root = paths.engines()
     for folder in sorted(root.glob("vllm-*")) if root.is_dir() else []:
         if folder.is_dir() and own_engine(folder) is None:
@@ -48,7 +51,16 @@ def lines(here: Hardware) -> Iterator[Line]:
         yield Line("this Python", f"vllm {vllm.version}, {common}", f"pip install '{_FITTING}'" if wrong else "")
 
 
-def _own(engine: Engine, here: Hardware) -> Line:
+def _elsewhere(here: Hardware) -> str:
+    """What to do where no vLLM runs on this machine; "" where one does."""
+    try:
+        newest_vllm(here)
+    except UnsupportedPlatform as error:
+        return str(error).partition(": ")[2]
+    return ""
+
+
+def _own(engine: Engine, here: Hardware, elsewhere: str) -> Line:
     python = Path(engine.command[0])
     folder = python.parent.parent
     library = list(dict.fromkeys(str(each.resolve()) for each in libraries(folder)))  # lib64 is lib once more
@@ -60,7 +72,7 @@ def _own(engine: Engine, here: Hardware) -> Line:
     remedy = f"pip --python {python} install '{_FITTING}'" if wrong else ""
     if engine.build == "cuda" and not runs_on(engine.version, here):
         told.append("which this driver or these cards do not run")
-        remedy = f"update the NVIDIA driver, or {_INSTALL}, which takes one that they run"
+        remedy = elsewhere or f"update the NVIDIA driver, or {_INSTALL}, which takes one that they run"
     return Line(engine.build, ", ".join(told), remedy)
 
 

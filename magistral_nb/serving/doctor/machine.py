@@ -72,14 +72,28 @@ def _of_gpu(gpu: Gpu) -> str:
 
 
 def _vllm_for(here: Hardware) -> Line:
-    """Which vLLM would be installed."""
     try:
-        check_platform(here.system, here.machine)
-        if not here.gpus:
-            return Line("vLLM for it", f"{VLLM_VERSION} for the CPU")
-        release = release_for(here)
+        version, doubt = newest_vllm(here)
     except UnsupportedPlatform as error:
         cause, _, remedy = str(error).partition(": ")
         return Line("vLLM for it", f"none: {cause}", remedy)
-    remedy = "update the NVIDIA driver" if release.doubt else ""
-    return Line("vLLM for it", ", but ".join(filter(None, (release.version, release.doubt))), remedy)
+    remedy = "update the NVIDIA driver" if doubt else ""
+    return Line("vLLM for it", ", but ".join(filter(None, (version, doubt))), remedy)
+
+
+def newest_vllm(here: Hardware) -> tuple[str, str]:
+    """The vLLM that would be installed, and why it may fail on this driver; "" if nothing speaks against it.
+
+    Raises:
+        UnsupportedPlatform: there is none.
+
+    Example:
+        >>> from magistral_nb.serving.hardware import Hardware
+        >>> newest_vllm(Hardware("Linux", "x86_64", 2))
+        ('0.32.0 for the CPU', '')
+    """
+    check_platform(here.system, here.machine)
+    if not here.gpus:
+        return f"{VLLM_VERSION} for the CPU", ""
+    release = release_for(here)
+    return release.version, release.doubt

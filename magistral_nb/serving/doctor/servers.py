@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shlex
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from magistral_nb import paths
-from magistral_nb.serving import owners, registry, supervisor
+from magistral_nb.processes import members
+from magistral_nb.serving import orphans, owners, registry, supervisor
 from magistral_nb.serving.doctor.page import Line
 from magistral_nb.serving.server import Server, servers
 
@@ -39,7 +38,7 @@ def lines(here: Hardware) -> Iterator[Line]:
     for path in sorted(paths.servers().glob("*.json")):
         if registry.load(path.stem) is None:
             yield Line(path.name, "cannot be read; another version may have written it", f"delete {path}")
-    for owner in owners.find_owners(here).values():
+    for owner in dict.fromkeys(owners.find_owners(here).values()):  # a dead server may have left several processes
         if owner.kind == "orphan":
             yield Line("orphan", owner.title.rstrip(","), owner.remedy)
     for pid in _supervisors_without_state():
@@ -98,14 +97,13 @@ def _memory(state: ServerState) -> int:
     """Bytes of RAM of a server's processes; what they share counts for each of them."""
     import psutil
 
-    sizes: dict[int, int] = defaultdict(int)
-    wanted = {process.pid for process in (state.engine, state.supervisor) if process is not None}
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            group = os.getpgid(process.pid)
-            if group in wanted:
-                sizes[group] += process.memory_info().rss
-    return sum(sizes.values())
+    size = 0
+    owner = state.supervisor
+    supervising = members(owner.pid) if owner is not None and owner.is_alive() else []
+    for process in (*supervising, *orphans.engine_processes(state)):
+        with contextlib.suppress(psutil.Error):
+            size += process.memory_info().rss
+    return size
 
 
 def _supervisors_without_state() -> Iterator[int]:
