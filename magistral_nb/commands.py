@@ -76,6 +76,7 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
         engine=chosen.engine,
         replace=chosen.replace,
         price_per_hour=chosen.price_per_hour,
+        only_plan=chosen.plan,
     )
     try:
         prepared = prepare()
@@ -84,18 +85,19 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
             raise
         install_shown()
         prepared = prepare()
-    running = prepared.running
-    if running is None:
-        by_default = chosen.model is None and prepared.profile.name == "abacus"
-        plan, notes = prepared.plan, [wording(_ABACUS)] if by_default else []
-        show_table(plan.title, plan.rows(), notes, rich=rich)
+    running, plan = prepared.running, prepared.plan
+    if running is None or chosen.plan:
+        notes = [f"Server {running.name!r} runs by this plan."] if running else list(prepared.notes)
+        if chosen.model is None and prepared.profile.embedded:
+            notes.append(_ABACUS)
         if chosen.plan:
-            return None
+            notes.append(plan.shell())
+        show_table(plan.title, plan.rows(), [wording(note) for note in notes], rich=rich)
+    if chosen.plan:
+        return None
+    if running is None:
         size = boot.check(prepared, port=None if chosen.replace else chosen.port)
         _announce_download(size, ask=ask and not chosen.yes)
-    elif chosen.plan:
-        show_table(running.plan.title, running.plan.rows(), [f"Server {running.name!r} runs by this plan."], rich=rich)
-        return None
     server = boot.start(prepared, replace=chosen.replace, port=chosen.port)
     if running is not None and running.status == "ready":
         minutes = (time.time() - running.created) / 60

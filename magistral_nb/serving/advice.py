@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from magistral_nb.serving.serve_line import serve_line
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -15,22 +17,27 @@ if TYPE_CHECKING:
 _FULL = 0.85
 _BUSY = 60.0
 _NEAR = 0.9  # of all places: some are always between two requests
-_SERVE = "%magistral_serve … --replace"
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a server was booted with.
+    """What a server was booted with, and what there is beside it.
 
     Attributes:
         max_num_seqs: requests that one engine computes at once; None where vLLM chose, and nothing can be said of it.
         context: tokens, prompt and completion together.
-        gpus: that it runs on; 0 on a CPU.
+        typed: words behind %magistral_serve that boot it so.
+        gpus: that one copy of the model runs on; 0 on a CPU, and on a Ray cluster, whose GPUs are not seen from here.
+        copies: of the model, each on GPUs of its own.
+        gpus_here: of this kind, as many as the server could have: its own, and those that are free.
     """
 
     max_num_seqs: int | None
     context: int
-    gpus: int
+    typed: tuple[str, ...] = ()
+    gpus: int = 0
+    copies: int = 1
+    gpus_here: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,7 @@ class Advice:
 
     Attributes:
         id: what it is about.
-        text: one line: the figure, why it matters, and what to type.
+        text: one line: the figure, why it matters, and in brackets what to type.
     """
 
     id: Literal["preemptions", "kv-cache", "queue", "utilisation"]
@@ -53,7 +60,7 @@ def advise(history: Sequence[Metrics], capacity: Capacity, gpu_utilisation: floa
 
     Args:
         history: of the last minute or so, oldest first; what lies before a restart is passed over.
-        capacity: what the server was booted with.
+        capacity: what the server was booted with, and what there is beside it.
         gpu_utilisation: percent, as NVML tells it now, the mean of several GPUs; None if not known.
 
     Example:
@@ -62,8 +69,8 @@ def advise(history: Sequence[Metrics], capacity: Capacity, gpu_utilisation: floa
         ...     when=0.0, running=20, waiting=5, kv_cache_share=0.92, generated_tokens=0, prompt_tokens=0, finished=0,
         ...     preemptions=0,
         ... )
-        >>> print(advise([now], Capacity(64, 40_960, gpus=0))[0].text.partition(";")[0].rpartition(": ")[2])
-        %magistral_serve … --replace -- --max-num-seqs 18
+        >>> print(advise([now], Capacity(64, 40_960, ("2509",)))[0].text.partition(", or ")[0].rpartition("is ")[2])
+        fewer at once (%magistral_serve 2509 --replace -- --max-num-seqs 18)
     """
     window = _since_restart(history)
     if not window or window[-1].is_idle:
@@ -78,7 +85,7 @@ def _relief(window: Sequence[Metrics], capacity: Capacity, preempted: int) -> tu
     """For a server that is short of KV cache."""
     now = window[-1]
     fewer = _fewer(window, capacity, preempted)
-    remedies = [f"fewer at once: {_SERVE} -- --max-num-seqs {fewer}"] if fewer else []
+    remedies = [_remedy("fewer at once", capacity, "-- --max-num-seqs", fewer)] if fewer else []
     remedies += _room(capacity)
     advice = []
     if preempted:
@@ -98,7 +105,7 @@ def _growth(window: Sequence[Metrics], capacity: Capacity, gpu_utilisation: floa
     now = window[-1]
     places = capacity.max_num_seqs * now.engines
     more = _more(now, capacity.max_num_seqs)
-    remedies = [f"more at once: {_SERVE} -- --max-num-seqs {more}"] if more else _room(capacity)
+    remedies = [_remedy("more at once", capacity, "-- --max-num-seqs", more)] if more else _room(capacity)
     advice = []
     if now.running >= places and _queue_grows(window):
         why = f"The queue grew from {window[0].waiting} to {now.waiting} requests in {_seconds(window)}: "
@@ -133,13 +140,24 @@ def _more(now: Metrics, max_num_seqs: int) -> int | None:
 
 
 def _room(capacity: Capacity) -> list[str]:
-    """Ways to a KV cache that holds as many requests more easily; GPUs are doubled, as heads divide by powers of 2."""
-    ways = [f"a shorter context: {_SERVE} --context {capacity.context // 2}"]
-    return [*ways, f"more GPUs: {_SERVE} --gpus {2 * capacity.gpus}"] if capacity.gpus else ways
+    """Ways to a KV cache that holds as many requests more easily.
+
+    The GPUs of a copy are doubled, as heads divide by powers of 2, and only where there are so many for all copies.
+    """
+    ways = [_remedy("a shorter context", capacity, "--context", capacity.context // 2)]
+    more = 2 * capacity.gpus
+    if 0 < more * capacity.copies <= capacity.gpus_here:
+        ways.append(_remedy("more GPUs", capacity, "--gpus", more))
+    return ways
+
+
+def _remedy(what: str, capacity: Capacity, option: str, value: int) -> str:
+    """In brackets, as a full stop behind a line would be copied with it."""
+    return f"{what} ({serve_line(capacity.typed, [(option, str(value)), ('--replace', '')])})"
 
 
 def _with_remedies(why: str, remedies: Sequence[str]) -> str:
-    return f"{why}. What helps is {'; or '.join(remedies)}"
+    return f"{why}. What helps is {', or '.join(remedies)}"
 
 
 def _queue_grows(window: Sequence[Metrics]) -> bool:
@@ -157,4 +175,5 @@ def _since_restart(history: Sequence[Metrics]) -> Sequence[Metrics]:
 
 
 def _seconds(window: Sequence[Metrics]) -> str:
-    return f"{window[-1].when - window[0].when:.0f} s"
+    seconds = window[-1].when - window[0].when
+    return f"{seconds:.{0 if seconds >= 1 else 1}f} s"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magistral_nb.errors import BootFailed, NameTaken, PlanRefused
+from magistral_nb.errors import BootFailed, EngineNotFound, NameTaken, PlanRefused
 from magistral_nb.processes import end_group
 from magistral_nb.serving import (
     catalogue,
@@ -25,7 +25,7 @@ from magistral_nb.serving import (
     registry,
     supervisor,
 )
-from magistral_nb.serving.engine import check_platform, find_engine
+from magistral_nb.serving.engine import VLLM_VERSION, Engine, check_platform, find_engine, release_for
 from magistral_nb.serving.plan import Choice, Plan, after_stopping, fingerprint
 from magistral_nb.serving.server import Server, check_price, set_price, use
 from magistral_nb.serving.wishes import Wishes
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
 
     from magistral_nb.serving.download import Fetch
-    from magistral_nb.serving.engine import Engine
     from magistral_nb.serving.hardware import Hardware
     from magistral_nb.serving.profile import Profile
     from magistral_nb.serving.registry import ServerState
 
 _SUPERVISOR_SECONDS = 30.0  # a cold disk may take some to start a Python
 _STOP_SECONDS = 30.0
+_IDLE_BYTES = 2 * 2**30  # what a driver and a desktop hold of a card that is as good as free
 _TELLING = ("context", "weights", "KV cache", "raw flags")  # what two plans for one model mostly differ in
 
 
@@ -56,6 +56,7 @@ class Prepared:
         downloads: what it needs of the hub.
         price_per_hour: what the machine costs, if that was told.
         system_prompt: that makes the model think.
+        notes: what stands in the way of more, in a line each.
     """
 
     plan: Plan
@@ -65,6 +66,7 @@ class Prepared:
     downloads: tuple[Fetch, ...]
     price_per_hour: float | None
     system_prompt: str | None
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -74,8 +76,17 @@ def prepare(
     engine: str | None = None,
     replace: bool = False,
     price_per_hour: float | None = None,
+    only_plan: bool = False,
 ) -> Prepared:
     """Plan a boot on this machine, and see whether it already runs.
+
+    Args:
+        wishes: what was asked for.
+        name: of the server.
+        engine: as `find_engine` takes it.
+        replace: another server of this name will be ended first.
+        price_per_hour: what the machine costs.
+        only_plan: nothing will be started, so that the engine need not be installed, nor the name be free.
 
     Raises:
         InvalidOption: the price is none.
@@ -87,19 +98,24 @@ def prepare(
     here = hardware.detect()
     check_platform(here.system, here.machine)
     named = None if wishes.model is None else catalogue.find_profile(wishes.model)
-    found = find_engine(engine, gpu=bool(here.gpus))
+    notes = [here.trouble] if here.trouble else []
+    found = _engine(engine, here, only_plan=only_plan)
     running = _running(name)
     if running is not None and not replace:
         # Looked for before a plan is made: the running server itself holds the memory that a plan would need.
         for profile in (named,) if named else catalogue.in_order(gpu=bool(here.gpus)):
             if running.plan.fingerprint == fingerprint(profile, wishes, found):
                 return Prepared(running.plan, profile, name, running, (), price_per_hour, running.system_prompt)
-        raise _name_taken(running)
+        if not only_plan:
+            raise _name_taken(running)
+        notes.append(str(_name_taken(running)))
     left = registry.load(name)  # which `start` ends first: the server to be replaced, or what a dead one has left
     ending = {process.pid for process in orphans.engine_processes(left)} if left else set()
     if left and ending:
         here = after_stopping(here, left.plan, ending)
     profile, plan = _planned(here, named, wishes, found, ending)
+    if named is None and (missed := _missed(here, profile, wishes, found, ending)):
+        notes.append(missed)
     system_prompt, source = checkpoint.system_prompt(profile)
     why = "without it the model often does not think" if profile.thinks else "as the model was trained"
     told = Choice("system prompt", *("sent", why) if system_prompt else ("none", ""), source)
@@ -111,7 +127,35 @@ def prepare(
         download.fetches(profile, wishes),
         price_per_hour,
         system_prompt,
+        tuple(notes),
     )
+
+
+def _engine(wish: str | None, here: Hardware, *, only_plan: bool) -> Engine:
+    """The vLLM that runs, or that `--install` would bring where only a plan is wanted."""
+    try:
+        return find_engine(wish, gpu=bool(here.gpus))
+    except EngineNotFound:
+        if not only_plan or wish is not None:
+            raise
+    release = release_for(here).version if here.gpus else VLLM_VERSION
+    return Engine(("vllm",), release, "cuda" if here.gpus else "cpu", "not installed yet: %magistral_serve --install")
+
+
+def _missed(here: Hardware, taken: Profile, wishes: Wishes, engine: Engine, ending: Container[int]) -> str | None:
+    """Whose memory keeps a better model from being taken, and how it is got back."""
+    order = catalogue.in_order(gpu=bool(here.gpus))
+
+    def better(there: Hardware) -> Plan:
+        profile = planner.default_profile(there, wishes, engine)
+        if order.index(profile) >= order.index(taken):
+            raise PlanRefused(f"{profile.name} is no better.")
+        return planner.make_plan(there, profile, wishes, engine)
+
+    if taken is order[0] or not any(gpu.total - gpu.free > _IDLE_BYTES for gpu in here.gpus):
+        return None
+    found = owners.find_owners(here)
+    return owners.explain_full(here, better, {pid: owner for pid, owner in found.items() if pid not in ending})
 
 
 def _planned(

@@ -47,6 +47,6 @@ class BootLog:
             if index >= self._reached and pattern.search(line):
                 if index > self._reached:
                     self._reached, self.stage, self.detail = index, name, ""
-                if percent := _PERCENT.search(line):
-                    self.detail = f"{percent[1]}%"
+                if percents := _PERCENT.findall(line):
+                    self.detail = f"{percents[-1]}%"  # a bar that rewrites itself is one line to us
                 return

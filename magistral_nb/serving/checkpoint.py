@@ -29,7 +29,8 @@ def system_prompt(profile: Profile) -> tuple[str | None, str]:
         return found, f"{SYSTEM_PROMPT} beside the weights"
     home = profile.tokenizer or profile.source
     if Path(home).is_absolute():
-        return None, f"the folder has no {SYSTEM_PROMPT}"
+        why = f"the folder has no {SYSTEM_PROMPT}"
+        return (own_wording(profile.marks), f"in our words, as {why}") if profile.thinks else (None, why)
     if profile.thinks:
         return of_repository(home, profile.marks)
     text = hub.text(home, SYSTEM_PROMPT)

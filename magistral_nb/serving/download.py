@@ -19,12 +19,13 @@ import time
 import traceback
 from collections import deque
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 from urllib.parse import quote
 
 from magistral_nb.errors import MagistralError, NotACheckpoint
-from magistral_nb.serving import folder as folders, hub, parts
+from magistral_nb.serving import amounts, folder as folders, hub, parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -59,10 +60,11 @@ _ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")  # vLLM takes the
 _ELSEWHERE = frozenset({"--download-dir", "--revision", "--tokenizer-revision", "--load-format", "--config-format"})
 _SECONDS = 10.0  # of silence, for a file's headers
 _TICK_SECONDS = 1.0  # between two lines
-_WINDOW = 30  # lines over which the rate is taken: parts of a slow line arrive in bursts of a few seconds
+_WINDOW = 30  # lines over which the rate is taken: what eight parts of a slow line bring comes in bursts
+_CHUNK = 2**17  # bytes that are counted at once; huggingface_hub's 10 MB in each of eight parts came once in minutes
+_STALLED_SECONDS = 20.0  # without a byte, which at this size of a chunk means less than 50 kB/s
 _LINE = re.compile(r"Downloading: (\d+) of (\d+) bytes \(\d+%\)(?:, (\d+) bytes/s)?")
 _FAILED = "Download failed: "
-_MANY_SECONDS = 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +110,14 @@ class Progress:
     Attributes:
         done: bytes that are here.
         total: bytes in the end.
-        rate: bytes a second of late; None where that cannot be told yet.
+        rate: bytes a second of late; 0 where nothing has arrived for long, None where that cannot be told.
 
     Example:
         >>> half = Progress(24_000_000_000, 48_000_000_000, 100e6)
         >>> print(half)
         Downloading: 24000000000 of 48000000000 bytes (50%), 100000000 bytes/s
         >>> Progress.read(str(half)).words
-        '24.0 of 48.0 GB, 100 MB/s, 4 min left'
+        '50%, 24.0 of 48.0 GB, 100 MB/s, 4 min left'
     """
 
     done: int
@@ -123,24 +125,24 @@ class Progress:
     rate: float | None = None
 
     @property
-    def seconds_left(self) -> float | None:
-        """Seconds until all is here at this rate; None where it is unknown or nothing arrives."""
-        return (self.total - self.done) / self.rate if self.rate else None
-
-    @property
     def words(self) -> str:
         """For people."""
-        text = f"{self.done / 1e9:.1f} of {self.total / 1e9:.1f} GB"
-        if self.rate is not None:
-            text += f", {self.rate / 1e6:.{0 if self.rate >= 10e6 else 1}f} MB/s"  # noqa: PLR2004 - two digits count
-        if (left := self.seconds_left) is not None:
-            text += f", {left:.0f} s left" if left < _MANY_SECONDS else f", {left / 60:.0f} min left"
-        return text
+        words = [f"{self._percent}%", amounts.part_of(self.done, self.total)]
+        if self.rate:
+            left = (self.total - self.done) / self.rate
+            words += [f"{amounts.size(self.rate)}/s", f"{amounts.wait(left)} left"]
+        elif self.rate is not None:
+            words.append("stalled, trying again")
+        return ", ".join(words)
+
+    @property
+    def _percent(self) -> int:
+        return 100 * self.done // max(1, self.total)
 
     def __str__(self) -> str:
         """As a line of a log."""
         rate = "" if self.rate is None else f", {self.rate:.0f} bytes/s"
-        return f"Downloading: {self.done} of {self.total} bytes ({100 * self.done // max(1, self.total)}%){rate}"
+        return f"Downloading: {self.done} of {self.total} bytes ({self._percent}%){rate}"
 
     @staticmethod
     def read(line: str) -> Progress | None:
@@ -153,6 +155,8 @@ class Progress:
 def rate_of(samples: Sequence[tuple[float, int]]) -> float | None:
     """Bytes a second over the whole of the samples; None before anything has arrived in them.
 
+    0 where nothing has arrived for 20 s: until then a few silent seconds only make it slower.
+
     Args:
         samples: (seconds, bytes that were there), in the order of time.
 
@@ -160,10 +164,16 @@ def rate_of(samples: Sequence[tuple[float, int]]) -> float | None:
         >>> rate_of([(0.0, 500), (1.0, 500), (2.0, 900)])
         200.0
         >>> rate_of([(0.0, 500)])
+        >>> rate_of([(0.0, 500), (1.0, 900), (21.0, 900)])
+        0.0
     """
-    if len(samples) < 2:  # noqa: PLR2004 - a rate is a difference
+    if not samples:
         return None
     (began, first), (ended, last) = samples[0], samples[-1]
+    # A part that is begun again takes back what it had brought.
+    latest = max((when for (_, before), (when, after) in pairwise(samples) if after > before), default=began)
+    if ended - latest >= _STALLED_SECONDS:
+        return 0.0
     return (last - first) / (ended - began) if ended > began and last > first else None
 
 
@@ -245,6 +255,7 @@ class Download:
     Attributes:
         total: bytes in the end, 0 until the hub has told.
         repository: the one that is being fetched.
+        counts: whether what arrives is counted by the byte now; small files and what another process fetches are not.
     """
 
     def __init__(self, wanted: Sequence[Fetch]) -> None:
@@ -252,6 +263,7 @@ class Download:
         self._wanted = wanted
         self._here: tuple[int, parts.Parts | None] = (0, None)  # bytes of whole files, and the one that arrives
         self.total = 0
+        self.counts = False
         self.repository = wanted[0].repository if wanted else ""
 
     @property
@@ -307,9 +319,12 @@ class Download:
             self._here = self._here[0], arriving
             try:
                 with WeakFileLock(lock):
+                    self.counts = True
                     arriving.fetch(url, build_hf_headers())
             except parts.NoParts:
                 say(f"{constants.ENDPOINT} sends no parts of files, so {name} is fetched as a whole.")
+            finally:
+                self.counts = False
         parts.patiently(lambda: hf_hub_download(self.repository, name, revision=commit))
 
     def why(self, error: Exception) -> str:
@@ -355,13 +370,19 @@ def say(line: object) -> None:
 def main() -> None:
     """Fetch what is named on the command line, and say how far it is."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from huggingface_hub import constants
+
+    constants.DOWNLOAD_CHUNK_SIZE = _CHUNK
     job = Download([Fetch.read(word) for word in sys.argv[1:]])
     samples: deque[tuple[float, int]] = deque(maxlen=_WINDOW)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         running = pool.submit(job.run)
         while not concurrent.futures.wait([running], _TICK_SECONDS).done:
-            if job.total:
+            if job.counts:
                 samples.append((time.monotonic(), job.done))
+            else:
+                samples.clear()
+            if job.total:
                 say(Progress(job.done, job.total, rate_of(samples)))
     error = running.exception()
     if isinstance(error, Exception):

@@ -38,11 +38,12 @@ def durations_of(reached: Stages, ready: float) -> tuple[tuple[str, float], ...]
     )
 
 
-def seconds_left(last: Stages, reached: Stages, elapsed: float) -> float:
+def seconds_left(last: Stages, reached: Stages, elapsed: float) -> float | None:
     """Seconds until a boot is ready, if it goes on as the last one of its plan went.
 
     What this boot has already passed counts no more, whether it was quicker or not, and a stage that takes longer than
-    it did promises no end of its own. A stage that the last boot had not, such as a download, is not reckoned with.
+    it did promises no end of its own. None in a stage that the last boot had not, such as a download: how long that
+    one takes is not known from there.
 
     Args:
         last: seconds that each stage took last time, as `load` tells.
@@ -56,11 +57,12 @@ def seconds_left(last: Stages, reached: Stages, elapsed: float) -> float:
         >>> seconds_left(last, [], 0.0)
         60.0
     """
-    places = {name: place for place, (name, _) in enumerate(last)}
-    known = [(places[name], begun) for name, begun in reached if name in places]
-    if not known:
+    if not reached:
         return sum(seconds for _, seconds in last)
-    place, begun = max(known)
+    places = {name: place for place, (name, _) in enumerate(last)}
+    if reached[-1][0] not in places:
+        return None
+    place, begun = max((places[name], begun) for name, begun in reached if name in places)
     in_it = elapsed - begun if reached[-1][0] == last[place][0] else last[place][1]
     return max(0.0, last[place][1] - in_it) + sum(seconds for _, seconds in last[place + 1 :])
 

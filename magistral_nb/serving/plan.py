@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,6 @@ class Plan:
         wishes: what was asked for.
         niceness: the processes' own, 0 to 19; on a GPU 0.
         devices: UUIDs of the GPUs that it takes.
-        max_num_seqs: requests that run at the same time; None leaves it to vLLM.
     """
 
     model: str
@@ -67,7 +67,6 @@ class Plan:
     wishes: Wishes
     niceness: int = 0
     devices: tuple[str, ...] = ()
-    max_num_seqs: int | None = None
 
     @staticmethod
     def from_dict(raw: dict[str, Any]) -> Plan:
@@ -85,6 +84,10 @@ class Plan:
             "devices": tuple(raw["devices"]),
         }
         return Plan(**(raw | parts))
+
+    def shell(self) -> str:
+        """The command as a shell takes it, what is added to its environment in front."""
+        return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in self.environment), shlex.join(self.argv)])
 
     def rows(self) -> list[tuple[str, ...]]:
         """The plan as people read it: what was decided, how, why, and by what source."""

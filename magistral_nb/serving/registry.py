@@ -21,7 +21,7 @@ from magistral_nb.processes import Process
 from magistral_nb.serving.diagnosis import Diagnosis
 from magistral_nb.serving.plan import Plan
 
-_VERSION = 1
+_VERSION = 2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Status = Literal["booting", "ready", "failed"]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from magistral_nb.serving.failures import Change
+    from magistral_nb.serving.registry import ServerState
 
 _RAW = "-- "
 # What means the same behind "--": raw flags win over options, so that they have to give way to a changed one.
@@ -18,7 +19,7 @@ _SAME = {
     "--context": ("--max-model-len",),
     "--kv-cache": ("--kv-cache-dtype",),
     "--quantization": ("--quantization", "-q"),
-    "-- --tensor-parallel-size": ("-tp",),
+    "--gpus": ("--tensor-parallel-size", "-tp"),
 }
 
 
@@ -87,3 +88,15 @@ def _name(group: list[str]) -> str:
     """Of the option, as vLLM reads it: --max_num_seqs=8 is --max-num-seqs."""
     word = group[0].split("=")[0]
     return word.replace("_", "-") if word.startswith("-") else word
+
+
+def typed(state: ServerState) -> tuple[str, ...]:
+    """What would boot a server again under its name, on its port and with its price."""
+    words, raw = split_raw(state.plan.wishes.words())
+    if state.name != "default":
+        words += ["--name", state.name]
+    if state.wished_port is not None:
+        words += ["--port", str(state.wished_port)]
+    if state.price_per_hour is not None:
+        words += ["--price-per-hour", f"{state.price_per_hour:g}"]
+    return (*words, "--", *raw) if raw else tuple(words)

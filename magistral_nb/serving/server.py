@@ -309,9 +309,8 @@ def _failure(state: ServerState) -> str:
         return f"{cause} %magistral_logs {state.name} shows more."
     told = f"{cause} {found.remedy}"
     if found.changes:
-        from magistral_nb.serving.serve_line import serve_line
+        from magistral_nb.serving.serve_line import serve_line, typed
 
-        words = state.plan.wishes.words() + ([] if state.name == "default" else ["--name", state.name])
-        told += f" To try that: {serve_line(words, found.changes)}"
+        told += f" To try that: {serve_line(typed(state), found.changes)}"
     shown = found.context or ((found.evidence,) if found.evidence not in cause else ())
     return "\n".join((told, *(f"    {line}" for line in shown)))

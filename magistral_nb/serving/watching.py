@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from magistral_nb.errors import AskFailed
 from magistral_nb.serving import advice, hardware, metrics
+from magistral_nb.serving.memory import LARGEST_SHARE, share_of
+from magistral_nb.serving.placement import alike
+from magistral_nb.serving.serve_line import typed
 
 if TYPE_CHECKING:
-    from magistral_nb.serving.advice import Advice
+    from collections.abc import Sequence
+
+    from magistral_nb.serving.advice import Advice, Capacity
+    from magistral_nb.serving.hardware import Gpu
     from magistral_nb.serving.metrics import Metrics
     from magistral_nb.serving.plan import Plan
+    from magistral_nb.serving.registry import ServerState
     from magistral_nb.serving.server import Server
 
 _KEPT_SECONDS = 120.0  # a queue that grows shows within a minute or two
@@ -38,9 +46,8 @@ def advise(server: Server) -> tuple[Advice, ...]:
             _look(server, history)
     except AskFailed:
         return ()
-    plan = state.plan
-    capacity = advice.Capacity(plan.max_num_seqs, state.context or plan.context, len(plan.devices))
-    return advice.advise(history, capacity, _utilisation(plan))
+    gpus = hardware.detect().gpus if state.plan.devices else ()
+    return advice.advise(history, _capacity(state, gpus), _utilisation(state.plan, gpus))
 
 
 def _look(server: Server, history: deque[Metrics]) -> None:
@@ -50,10 +57,37 @@ def _look(server: Server, history: deque[Metrics]) -> None:
         history.popleft()
 
 
-def _utilisation(plan: Plan) -> float | None:
+def _capacity(state: ServerState, gpus: tuple[Gpu, ...]) -> Capacity:
+    plan = state.plan
+    copies = plan.wishes.data_parallel
+    return advice.Capacity(
+        max_num_seqs=_max_num_seqs(plan.argv),
+        context=state.context or plan.context,
+        typed=typed(state),
+        gpus=0 if plan.wishes.ray else len(plan.devices) // copies,
+        copies=copies,
+        gpus_here=_gpus_here(plan, gpus),
+    )
+
+
+def _max_num_seqs(argv: Sequence[str]) -> int | None:
+    """As vLLM reads it, the last one counts: raw flags come behind the plan's own. None where vLLM chooses."""
+    found = None
+    for word, after in pairwise((*argv, "")):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == "--max-num-seqs":
+            found = value if equals else after
+    return int(found) if found is not None and found.isdecimal() else None
+
+
+def _gpus_here(plan: Plan, gpus: tuple[Gpu, ...]) -> int:
+    """How many GPUs could share the plan's model: its own, and those of their kind from which a plan would take all."""
+    kin = next((group for group in alike(gpus) if any(gpu.uuid in plan.devices for gpu in group)), [])
+    return sum(gpu.uuid in plan.devices or share_of(gpu) >= LARGEST_SHARE for gpu in kin)
+
+
+def _utilisation(plan: Plan, gpus: tuple[Gpu, ...]) -> float | None:
     """Percent, the mean of the plan's GPUs."""
-    if not plan.devices:
-        return None
-    told = [gpu.utilisation for gpu in hardware.detect().gpus if gpu.uuid in plan.devices]
+    told = [gpu.utilisation for gpu in gpus if gpu.uuid in plan.devices]
     known = [each for each in told if each is not None]
     return sum(known) / len(known) if known else None

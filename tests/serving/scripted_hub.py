@@ -62,7 +62,7 @@ class ScriptedHub:
         self.spans: list[str | None] = []
         self.tokens: list[str | None] = []
         self.sent: list[int] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
+        self._server = _Server(("127.0.0.1", 0), partial(_Handler, self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.005,), name="hub")
 
     @property
@@ -108,6 +108,10 @@ def etag_of(content: bytes) -> str:
 
 def _in_tree(name: str, size: int) -> dict[str, Any]:
     return {"type": "file", "path": name, "size": size, "oid": hashlib.sha1(name.encode()).hexdigest()}
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 64  # five by default, and a download comes with eight connections at once
 
 
 class _Handler(BaseHTTPRequestHandler):

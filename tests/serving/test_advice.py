@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -11,9 +12,10 @@ from magistral_nb.options import serve_options, split_raw, split_words
 from magistral_nb.serving.advice import Capacity, advise
 from magistral_nb.serving.metrics import Metrics
 
-H100 = Capacity(max_num_seqs=64, context=40_960, gpus=1)
-CPU = Capacity(max_num_seqs=None, context=2048, gpus=0)
+H100 = Capacity(max_num_seqs=64, context=40_960, typed=("2509",), gpus=1, gpus_here=2)
+CPU = Capacity(max_num_seqs=None, context=2048)
 FEWER, MORE = "fewer at once", "more at once"
+AT_ONCE = r"at once \(%magistral_serve [^)]*--max-num-seqs (\d+)\)"
 
 
 def seen(running=10, waiting=0, kv=0.3, *, when=0.0, preemptions=0, generated=1_000, engines=1) -> Metrics:
@@ -45,9 +47,9 @@ def said(*history: Metrics, capacity: Capacity = H100, gpu: float | None = None)
 def test_a_kv_cache_above_85_percent_wants_fewer_shorter_or_more_gpus():
     text = said(seen(running=20, kv=0.92))
     assert "92 % full" in text
-    assert "%magistral_serve … --replace -- --max-num-seqs 18" in text, "18 of 20 hold 85 %"
-    assert "--context 20480" in text
-    assert "--gpus 2" in text
+    assert "fewer at once (%magistral_serve 2509 --replace -- --max-num-seqs 18), or" in text, "18 of 20 hold 85 %"
+    assert "a shorter context (%magistral_serve 2509 --context 20480 --replace), or" in text
+    assert text.endswith("more GPUs (%magistral_serve 2509 --gpus 2 --replace)")
 
 
 def test_the_threshold_of_the_kv_cache_is_exact():
@@ -57,8 +59,28 @@ def test_the_threshold_of_the_kv_cache_is_exact():
 
 
 def test_fewer_at_once_is_counted_by_engine_and_is_below_what_it_was():
-    assert "--max-num-seqs 18;" in said(seen(running=40, kv=0.92, engines=2))
-    assert "--max-num-seqs 3;" in said(seen(running=20, kv=0.92), capacity=Capacity(4, 40_960, 1)), "replaced meanwhile"
+    assert "--max-num-seqs 18)" in said(seen(running=40, kv=0.92, engines=2))
+    assert "--max-num-seqs 3)" in said(seen(running=20, kv=0.92), capacity=replace(H100, max_num_seqs=4)), "stale"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "copies", "here", "wished"),
+    [(1, 1, 1, None), (1, 1, 2, 2), (2, 1, 3, None), (2, 1, 8, 4), (1, 4, 4, None), (1, 4, 8, 2), (2, 2, 7, None)],
+)
+def test_more_gpus_are_those_of_one_copy_and_only_where_all_copies_can_have_them(gpus, copies, here, wished):
+    capacity = replace(H100, gpus=gpus, copies=copies, gpus_here=here)
+    text = said(seen(running=20, kv=0.92, engines=copies), capacity=capacity)
+    assert [int(number) for number in re.findall(r"--gpus (\d+)", text)] == ([] if wished is None else [wished])
+
+
+def test_a_line_is_what_was_typed_but_for_the_change():
+    typed = ("my model", "--gpus", "2", "--port", "8000", "--", "--max_num_seqs=8", "--seed", "3")
+    text = said(seen(running=8, kv=0.92), capacity=Capacity(8, 40_960, typed, gpus=2, gpus_here=4))
+    assert commands(text) == [
+        "%magistral_serve 'my model' --gpus 2 --port 8000 --replace -- --max-num-seqs 7 --seed 3",
+        "%magistral_serve 'my model' --gpus 2 --port 8000 --context 20480 --replace -- --max_num_seqs=8 --seed 3",
+        "%magistral_serve 'my model' --gpus 4 --port 8000 --replace -- --max_num_seqs=8 --seed 3",
+    ]
 
 
 def test_one_request_cannot_be_fewer():
@@ -73,7 +95,7 @@ def test_preemptions_come_first_and_tell_how_many():
     first, second = advise(history, H100)
     assert (first.id, second.id) == ("preemptions", "kv-cache")
     assert first.text.startswith("3 requests were preempted in 60 s")
-    assert first.text.endswith("--max-num-seqs 34"), "the 40 that filled it, less 15 %"
+    assert first.text.endswith("--max-num-seqs 34)"), "the 40 that filled it, less 15 %"
     assert "--max-num-seqs 34" in second.text
 
 
@@ -86,7 +108,7 @@ def test_a_queue_that_grows_before_a_full_server_wants_more_places():
     history = [seen(64, n, when=10.0 * n) for n in range(7)]
     text = said(*history)
     assert text.startswith("The queue grew from 0 to 6 requests in 60 s: all 64 places are taken")
-    assert text.endswith("%magistral_serve … --replace -- --max-num-seqs 128")
+    assert text.endswith("more at once (%magistral_serve 2509 --replace -- --max-num-seqs 128)")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +147,7 @@ def test_a_gpu_below_60_percent_under_load_wants_more_at_once():
     assert ids(seen(64, 5)) == [], "not known"
     text = said(seen(64, 5), gpu=59.9)
     assert text.startswith("The GPU is 59.9 % busy with 64 requests running and 5 waiting")
-    assert text.endswith("--max-num-seqs 128")
+    assert text.endswith("--max-num-seqs 128)")
 
 
 def test_load_is_a_queue_or_nine_tenths_of_the_places_and_lasts():
@@ -137,7 +159,7 @@ def test_load_is_a_queue_or_nine_tenths_of_the_places_and_lasts():
 
 
 def test_where_vllm_chose_the_places_none_are_advised():
-    assert ids(seen(64, 1), seen(64, 9), capacity=Capacity(None, 2048, 1), gpu=10) == []
+    assert ids(seen(64, 1), seen(64, 9), capacity=replace(H100, max_num_seqs=None), gpu=10) == []
 
 
 def test_what_lies_before_a_restart_is_passed_over():
@@ -165,13 +187,20 @@ moments = st.builds(
 histories = st.lists(moments, max_size=4)
 many = settings(max_examples=60, deadline=None)
 capacities = st.builds(
-    Capacity, st.none() | st.integers(1, 256), st.integers(1024, 131_072), st.sampled_from([0, 1, 2, 4])
+    Capacity,
+    st.none() | st.integers(1, 256),
+    st.integers(1024, 131_072),
+    st.sampled_from([(), ("2509",), ("--name", "b", "--", "--max-num-seqs", "9"), ("a (b", "--context", "9")]),
+    gpus=st.sampled_from([0, 1, 2, 4]),
+    copies=st.integers(1, 4),
+    gpus_here=st.integers(0, 16),
 )
 utilisations = st.none() | st.floats(0, 100)
 
 
 def commands(text: str) -> list[str]:
-    return re.findall(r"%magistral_serve … (.+?)(?=; or|$)", text)
+    """What stands in brackets."""
+    return re.findall(r"\((%magistral_serve .+?)\)(?=, or|$)", text)
 
 
 @many
@@ -180,7 +209,7 @@ def test_advice_never_contradicts_itself(history, capacity, gpu):
     advice = advise(history, capacity, gpu)
     whole = "\n".join(each.text for each in advice)
     assert not (FEWER in whole and MORE in whole)
-    assert len(set(re.findall(r"--max-num-seqs (\d+)", whole))) <= 1
+    assert len(set(re.findall(AT_ONCE, whole))) <= 1
     order = ["preemptions", "kv-cache", "queue", "utilisation"]
     assert [each.id for each in advice] == [name for name in order if name in {each.id for each in advice}]
 
@@ -189,7 +218,7 @@ def test_advice_never_contradicts_itself(history, capacity, gpu):
 @given(histories, capacities, utilisations)
 def test_fewer_are_fewer_and_more_are_more(history, capacity, gpu):
     for each in advise(history, capacity, gpu):
-        for number in map(int, re.findall(r"--max-num-seqs (\d+)", each.text)):
+        for number in map(int, re.findall(AT_ONCE, each.text)):
             places = capacity.max_num_seqs
             assert number >= 1
             if MORE in each.text:
@@ -214,13 +243,16 @@ def test_thresholds_hold_whatever_else_is_the_matter(now, capacity, gpu):
 
 
 @many
-@given(histories, st.none() | st.integers(1, 256), utilisations)
-def test_what_to_type_is_what_the_magic_takes(history, max_num_seqs, gpu):
-    for each in advise(history, Capacity(max_num_seqs, 40_960, gpus=0), gpu):
+@given(histories, capacities, utilisations)
+def test_what_to_type_is_what_the_magic_takes(history, capacity, gpu):
+    for each in advise(history, capacity, gpu):
         assert "\n" not in each.text
         assert commands(each.text)
         for command in commands(each.text):
-            ours, raw = split_raw(split_words(command))
+            ours, raw = split_raw(split_words(command.removeprefix("%magistral_serve")))
             chosen = serve_options("%magistral_serve").parse_args(ours)
             assert chosen.replace
-            assert (chosen.context == 20_480) != (raw[:1] == ("--max-num-seqs",))
+            shorter, more = chosen.context == capacity.context // 2, chosen.gpus is not None
+            other = raw[:1] == ("--max-num-seqs",) and raw != capacity.typed[-2:]
+            assert [shorter, more, other].count(True) == 1
+            assert not more or chosen.gpus * capacity.copies <= capacity.gpus_here

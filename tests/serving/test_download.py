@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -221,6 +223,63 @@ def test_what_another_make_of_parts_left_is_not_built_upon(hub, no_hub):
     assert cached("consolidated.safetensors") == WEIGHTS
 
 
+# What is counted
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """All that the process would say, which here looks a hundred times a second."""
+    said = []
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10**7)  # the process changes it
+    monkeypatch.setattr(sys, "argv", ["download", str(FETCH)])
+    monkeypatch.setattr(download, "_TICK_SECONDS", 0.01)
+    monkeypatch.setattr(download, "say", said.append)
+    return said
+
+
+@pytest.mark.usefixtures("said")
+def test_a_part_is_counted_in_small_pieces_as_it_arrives(hub, monkeypatch):
+    hub.repositories[MODEL] = MISTRAL | {"consolidated.safetensors": bytes(2**20)}
+    monkeypatch.setattr(parts, "PART", 2**19)
+    sizes, write = [], parts._Part.write
+    monkeypatch.setattr(parts._Part, "write", lambda part, data: sizes.append(len(data)) or write(part, data))
+    download.main()
+    assert sum(sizes) == 2**20
+    assert max(sizes) <= 2**17
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("ranges", [True, False])
+def test_what_comes_as_a_whole_is_not_counted(hub, monkeypatch, ranges):
+    hub.repositories[MODEL] = MISTRAL
+    hub.ranges = ranges
+    job, seen = Download([FETCH]), []
+    for owner, name in (
+        (huggingface_hub, "snapshot_download"),
+        (parts.Parts, "fetch"),
+        (huggingface_hub, "hf_hub_download"),
+    ):
+        call = getattr(owner, name)
+
+        def watched(*args, call=call, name=name, **how):
+            seen.append((name, job.counts))
+            return call(*args, **how)
+
+        monkeypatch.setattr(owner, name, watched)
+    job.run()
+    assert seen == [("snapshot_download", False), ("fetch", True), ("hf_hub_download", False)]
+
+
+@pytest.mark.parametrize(("counts", "rates"), [(True, {0.0}), (False, {None})])
+def test_what_is_not_counted_has_no_rate_and_is_never_stalled(said, monkeypatch, counts, rates):
+    silent = SimpleNamespace(counts=counts, total=10**9, done=10**8, run=lambda: time.sleep(0.1))
+    monkeypatch.setattr(download, "Download", lambda _: silent)
+    monkeypatch.setattr(download, "_STALLED_SECONDS", 0.0)
+    download.main()
+    assert {step.rate for step in said if isinstance(step, Progress)} == rates
+
+
 # What goes wrong
 
 
@@ -288,12 +347,14 @@ def test_a_repository_that_is_none(hub):
 # Figures and lines
 
 
-@given(st.integers(0, 10**13), st.integers(0, 10**13), st.none() | st.integers(1, 10**10).map(float))
+@given(st.integers(0, 10**13), st.integers(0, 10**13), st.none() | st.integers(0, 10**10).map(float))
 def test_a_line_tells_what_was_put_in(done, more, rate):
     progress = Progress(done, done + more, rate)
     assert Progress.read(f"{progress}\n") == progress
     assert "\n" not in str(progress)
-    assert progress.words
+    assert re.match(r"\d+%, \d", progress.words), "the view makes a bar of it"
+    assert ("stalled" in progress.words) == (rate == 0)
+    assert ("left" in progress.words) == bool(rate)
 
 
 @pytest.mark.parametrize("line", ["", "Downloading shards:  40%", "Downloading: many of more bytes", "INFO 40%"])
@@ -308,10 +369,30 @@ def test_a_steady_line_has_its_own_rate(rate, seconds, count, kept):
         assert download.rate_of(samples) == pytest.approx(rate, rel=1 / (samples[-1][1] - kept) + 1e-9)
 
 
-def test_where_nothing_arrives_no_end_is_promised():
-    assert download.rate_of([(0, 7), (1, 7), (2, 7)]) is None
-    assert Progress(1, 2).seconds_left is None
-    assert Progress(10**9, 4 * 10**9, 2e6).words == "1.0 of 4.0 GB, 2.0 MB/s, 25 min left"
+@pytest.mark.parametrize(
+    ("progress", "words"),
+    [
+        (Progress(0, 19_400_000), "0%, 0 of 19.4 MB"),
+        (Progress(10**9, 4 * 10**9, 2e6), "25%, 1.0 of 4.0 GB, 2.0 MB/s, 25 min left"),
+        (Progress(120_000, 640_000, 3_200), "18%, 120 of 640 kB, 3.2 kB/s, 3 min left"),
+        (Progress(40_000_000, 48 * 10**9, 1.02e6), "0%, 40.0 MB of 48.0 GB, 1.0 MB/s, 13.1 h left"),
+        (Progress(20, 60, 2), "33%, 20 of 60 bytes, 2 bytes/s, 20 s left"),
+        (Progress(10**9, 4 * 10**9, 0), "25%, 1.0 of 4.0 GB, stalled, trying again"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_units_fit(progress, words):
+    assert progress.words == words
+
+
+def test_a_silence_is_a_stall_after_20_seconds():
+    arrived = [(0.0, 7), (1.0, 27)]
+    assert download.rate_of([*arrived, (20.0, 27)]) == 1.0, "slower and slower until then"
+    assert download.rate_of([*arrived, (21.0, 27)]) == 0
+    assert download.rate_of([*arrived, (21.0, 28), (22.0, 28)]) > 0
+    assert download.rate_of([*arrived, (10.0, 7), (21.0, 7)]) == 0, "a part that is begun again brings nothing"
+    assert download.rate_of([(0.0, 7), (1.0, 7)]) is None, "it begins"
+    assert download.rate_of([]) is None
 
 
 def test_the_last_line_says_why():

@@ -39,7 +39,11 @@ def test_a_boot_that_goes_as_the_last_one_is_told_to_the_second(last, data):
 )
 def test_whatever_happens_what_is_left_is_none_or_more_and_at_most_all(last, begun, elapsed):
     left = durations.seconds_left(last, begun, elapsed)
-    assert 0 <= left <= sum(seconds for _, seconds in last) + max(0, *(at - elapsed for _, at in begun), 0) + 1e-6
+    assert (left is None) == bool(begun and begun[-1][0] not in dict(last))
+    assert (
+        left is None
+        or 0 <= left <= sum(seconds for _, seconds in last) + max(0, *(at - elapsed for _, at in begun), 0) + 1e-6
+    )
 
 
 @given(stages, st.floats(0, 1e4))
@@ -60,8 +64,10 @@ def test_a_quick_stage_shortens_the_rest_by_what_it_saved():
     assert durations.seconds_left(LAST, begun, 2.0) == 22.0
 
 
-def test_a_download_is_added_by_whoever_knows_how_long_it_takes():
-    assert durations.seconds_left(LAST, [(DOWNLOADING, 0.0)], 300.0) == 62.0
+def test_in_a_stage_that_the_last_boot_had_not_nothing_is_promised():
+    assert durations.seconds_left(LAST, [(DOWNLOADING, 0.0)], 300.0) is None
+    assert durations.seconds_left(LAST, [("Starting vLLM", 0.0), ("Something new", 9.0)], 10.0) is None
+    assert durations.seconds_left(LAST, [("Starting vLLM", 0.0), ("New", 9.0), ("Compiling", 10.0)], 10.0) == 22.0
     assert durations.seconds_left(LAST, [(DOWNLOADING, 0.0), ("Starting vLLM", 300.0)], 303.0) == 59.0
 
 

@@ -137,7 +137,6 @@ def test_cpu_serves_abacus_and_refuses_the_rest(checkpoint):
     assert plan.sampling.temperature == 0
     assert plan.niceness > 0
     assert plan.devices == ()
-    assert plan.max_num_seqs is None
     with pytest.raises(PlanRefused, match=r"needs a GPU.*%magistral_serve abacus.*%magistral_connect"):
         make_plan(CPU, RELEASES["2509"], Wishes(), VLLM)
     with pytest.raises(PlanRefused, match="FP8"):
