@@ -167,7 +167,7 @@ def test_a_page_is_one_fence_and_loses_no_word(sections):
     for line in (line for section in made for line in section.lines):
         words = f"{line.label} {line.value} {line.remedy}".replace("```", "'''").split()
         assert set(words) <= set(inside.split())
-        assert not line.remedy or f"! {line.label}".rstrip() in inside
+        assert not line.remedy or f"! {line.label}".replace("```", "'''").rstrip() in inside
     assert all(len(row) <= 110 or len(row.split()) <= 4 for row in inside.splitlines())
 
 
@@ -192,7 +192,15 @@ def test_a_machine_with_a_gpu():
     assert "NVIDIA driver: 570.86.15, knows CUDA 12.8" in lines
     assert "GPU 0: NVIDIA H100 80GB HBM3, 79.6 GiB, 76.2 GiB free, compute capability 9.0" in lines
     assert ": held by this notebook, 3.0 GiB" in lines
-    assert lines[-1] == "vLLM for it: 0.11.2"
+    assert lines[-2:] == ["CUDA compiler: nvcc is here", "vLLM for it: 0.11.2"]
+
+
+def test_power_heat_links_and_a_missing_compiler_are_told():
+    there = one("H100 80", 2)
+    warm = [dataclasses.replace(gpu, power_watts=312.4, power_limit_watts=700.0, temperature=61) for gpu in there.gpus]
+    page = "\n".join(told(machines.lines(dataclasses.replace(there, gpus=tuple(warm), nvcc=False), {})))
+    assert "61 °C, 312 of 700 W, NVLink to 1 other" in page
+    assert "CUDA compiler: none, so that plans do without FlashInfer" in page
 
 
 @pytest.mark.parametrize(

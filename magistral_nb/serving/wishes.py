@@ -17,7 +17,7 @@ class Wishes:
         model: short name, repository or folder.
         context: tokens, prompt and completion together.
         quantization: "fp8" or "none".
-        kv_cache: "fp8" or "auto" (the weights' own type).
+        kv_cache: "fp8" or "auto" (the type that is computed in).
         gpus: how many GPUs share one copy of the model.
         pipeline_parallel: into how many stages these GPUs are split; the GPUs of one stage share each layer.
         data_parallel: how many copies of the model answer, each on GPUs of its own.

@@ -34,7 +34,7 @@ def lines(here: Hardware, environment: Mapping[str, str]) -> Iterator[Line]:
     free = min(here.memory, psutil.virtual_memory().available)
     yield Line("memory", f"{here.memory / _GIB:.1f} GiB, {free / _GIB:.1f} GiB free")
     knows = f", knows CUDA {here.cuda[0]}.{here.cuda[1]}" if here.cuda else ""
-    yield Line("NVIDIA driver", f"{here.driver}{knows}" if here.driver else "none")
+    yield Line("NVIDIA driver", f"{here.driver}{knows}" if here.driver else "not known" if here.trouble else "none")
     if here.trouble:
         cause, _, remedy = here.trouble.partition(": ")
         yield Line("", cause, remedy or "nvidia-smi may tell more")
@@ -46,6 +46,8 @@ def lines(here: Hardware, environment: Mapping[str, str]) -> Iterator[Line]:
         who = [holder.title for holder in gpu.holders] + ([] if gpu.holders_known else ["perhaps others unseen"])
         if gpu.holders:
             yield Line("", f"held by {'; '.join(who)}")
+    if here.gpus:
+        yield Line("CUDA compiler", "nvcc is here" if here.nvcc else "none, so that plans do without FlashInfer")
     yield _vllm_for(here)
 
 
@@ -68,6 +70,10 @@ def _of_gpu(gpu: Gpu) -> str:
     told += [f"compute capability {gpu.capability[0]}.{gpu.capability[1]}"] if any(gpu.capability) else []
     told += [f"{gpu.utilisation} % busy"] if gpu.utilisation is not None else []
     told += [f"{gpu.temperature} °C"] if gpu.temperature is not None else []
+    if gpu.power_watts is not None:
+        limit = f" of {gpu.power_limit_watts:.0f}" if gpu.power_limit_watts is not None else ""
+        told.append(f"{gpu.power_watts:.0f}{limit} W")
+    told += [f"NVLink to {len(gpu.linked)} other{'s' * (len(gpu.linked) > 1)}"] if gpu.linked else []
     return ", ".join(told)
 
 
