@@ -9,6 +9,8 @@ from typing import Any
 
 Pair = tuple[int, int]
 
+_READ = ("fp8", "compressed-tensors", "awq", "gptq", "modelopt", "modelopt_fp4", "quark")  # by each from 0.9 to 0.33
+
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
@@ -23,11 +25,15 @@ class Dialect:
         fp8_layerwise: whether it does so one layer after the other; before, all weights lie there in BF16 first.
         fp8_card: lowest compute capability for such weights; below 8.9 through Marlin.
         fp8_kv_card: lowest compute capability on which the attention that vLLM itself chooses takes an FP8 KV cache.
+        quantizations: a config's quant_method that it reads with nothing beside it; of those for dense models.
+        bitsandbytes: the package that it wants beside it for bitsandbytes; no vLLM brings one.
         oldest_card: lowest compute capability that it runs on at all.
+        uuids: whether it reads UUIDs in CUDA_VISIBLE_DEVICES; before, it dies of what is no number.
         reasoning_parser: whether there is --reasoning-parser mistral.
         text_marks: whether that parser also splits <think> in plain text, as Magistral-Small-2506 writes it; where
             not, it refuses each question to a tokenizer without the control tokens, so that it must be left away.
         ministral_3: whether it knows these models: yarn and Llama 4's scaling of queries in Mistral's own format.
+        ministral_3_huggingface: whether it knows them in Hugging Face's format as well.
         images_off_saves: whether `--limit-mm-per-prompt {"image":0}` leaves the image encoder out of the GPU.
         thinking_fields: of a reply, where the trace stands; all of them hold the same.
         token_ids: whether a request may ask for `return_token_ids`.
@@ -41,10 +47,14 @@ class Dialect:
     fp8_layerwise: bool = False
     fp8_card: Pair = (8, 0)
     fp8_kv_card: Pair = (9, 0)
+    quantizations: tuple[str, ...] = (*_READ, "auto-round", "fbgemm_fp8", "hqq")
+    bitsandbytes: str = "bitsandbytes"
     oldest_card: Pair = (7, 0)
+    uuids: bool = False
     reasoning_parser: bool = False
     text_marks: bool = False
     ministral_3: bool = False
+    ministral_3_huggingface: bool = False
     images_off_saves: bool = False
     thinking_fields: tuple[str, ...] = ("reasoning_content",)
     token_ids: bool = False
@@ -65,12 +75,17 @@ _CHANGES: tuple[tuple[tuple[int, int, int], dict[str, Any]], ...] = (
     ((0, 11, 1), {"fp8_kv_card": (8, 0), "thinking_fields": ("reasoning", "reasoning_content")}),
     ((0, 12, 0), {"images_off_saves": True, "ministral_3": True}),  # images: of Hugging Face's format since 0.10.1
     ((0, 13, 0), {"attention_flag": True}),  # its pull request 26315, of December 2025; run: 0.32
-    ((0, 14, 0), {"fp8_card": (7, 5)}),
+    # 0.14 refuses the others unless --allow-deprecated-quantization is given; 0.15 reads AutoRound's in a new way.
+    ((0, 14, 0), {"fp8_card": (7, 5), "quantizations": _READ}),
+    ((0, 15, 0), {"quantizations": (*_READ, "auto-round")}),
     ((0, 16, 0), {"thinking_fields": ("reasoning",)}),  # run: 0.32
     # Its pull request 31914, of January 2026; 0.13 and 0.14 took even more than BF16 does (32773).
     ((0, 16, 0), {"fp8_layerwise": True}),
     ((0, 20, 0), {"oldest_card": (7, 5)}),  # its installation guide, and the architectures of its Dockerfile
+    ((0, 20, 0), {"ministral_3_huggingface": True}),  # its issue 40318 tells of 0.19
+    ((0, 24, 0), {"uuids": True}),  # its pull request 45026; of int() before tell its issues 20939, 41848 and 46132
     ((0, 27, 0), {"text_marks": True}),  # run: 0.32
+    ((0, 28, 0), {"bitsandbytes": "vllm-bnb-plugin"}),  # its pull request 43529
     ((0, 29, 0), {"arg_parser": "vllm.entrypoints.launchers.cli_args"}),  # run: 0.32
     ((0, 31, 0), {"fp8": "fp8_per_tensor"}),  # "fp8" still works, with a warning
     ((0, 33, 0), {"arg_parser": "vllm.entrypoints.common.cli_args"}),

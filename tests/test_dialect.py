@@ -41,6 +41,9 @@ def test_the_ends_of_the_dialects():
         ("0.11.2", "0.12.0", "images_off_saves", False, True),
         ("0.13.0", "0.14.1", "fp8_card", A100, T4),
         ("0.19.1", "0.20.0", "oldest_card", V100, T4),
+        ("0.19.1", "0.20.0", "ministral_3_huggingface", False, True),
+        ("0.23.0", "0.24.0", "uuids", False, True),
+        ("0.27.1", "0.28.0", "bitsandbytes", "bitsandbytes", "vllm-bnb-plugin"),
         ("0.26.0", "0.27.0", "text_marks", False, True),
         ("0.30.0", "0.31.0rc1", "fp8", "fp8", "fp8_per_tensor"),
     ],
@@ -48,6 +51,20 @@ def test_the_ends_of_the_dialects():
 def test_what_changed_and_when(before, since, name, old, new):
     assert getattr(dialect(before), name) == old
     assert getattr(dialect(since), name) == new
+
+
+@pytest.mark.parametrize(
+    ("method", "read"),
+    [
+        ("fp8", {"0.9.2", "0.13.0", "0.14.1", "0.15.1", "0.33.0"}),
+        ("auto-round", {"0.9.2", "0.13.0", "0.15.1", "0.33.0"}),
+        ("hqq", {"0.9.2", "0.13.0"}),
+        ("bitsandbytes", set()),
+    ],
+)
+def test_which_quantisations_are_read_without_a_package_of_their_own(method, read):
+    versions = {"0.9.2", "0.13.0", "0.14.1", "0.15.1", "0.33.0"}
+    assert {version for version in versions if method in dialect(version).quantizations} == read
 
 
 def test_no_name_of_any_version_is_forgotten():
@@ -70,12 +87,18 @@ import importlib, json, sys
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 parser = importlib.import_module(sys.argv[1]).make_arg_parser(FlexibleArgumentParser())
 flags = {flag for action in parser._actions for flag in action.option_strings}
-from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+from vllm.model_executor.layers.quantization import DEPRECATED_QUANTIZATION_METHODS, QUANTIZATION_METHODS
+from vllm.model_executor.layers.quantization.inc import INCConfig
+from vllm.model_executor.models.registry import ModelRegistry
+from vllm.platforms.interface import Platform
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatMessage
 from vllm.reasoning import ReasoningParserManager
 print(json.dumps({
     "flags": sorted(flags),
-    "quantizations": list(QUANTIZATION_METHODS),
+    "quantizations": sorted({*QUANTIZATION_METHODS} - {*DEPRECATED_QUANTIZATION_METHODS}),
+    "auto-round": INCConfig.override_quantization_method({"quant_method": "auto-round"}, None),
+    "models": sorted(ModelRegistry.get_supported_archs()),
+    "uuids": hasattr(Platform, "device_control_id_to_physical_device_id"),
     "message": sorted(ChatMessage.model_fields),
     "request": sorted(ChatCompletionRequest.model_fields),
     "parsers": sorted(ReasoningParserManager.list_registered()),
@@ -94,4 +117,9 @@ def test_the_installed_vllm_speaks_its_dialect():
     assert ("return_token_ids" in said["request"]) is known.token_ids
     assert ("mistral" in said["parsers"]) is known.reasoning_parser
     assert known.fp8 in said["quantizations"]
+    assert set(known.quantizations) <= {*said["quantizations"], "auto-round"}
+    assert said["auto-round"] in said["quantizations"]
+    assert not {"bitsandbytes", "hqq", "fbgemm_fp8"} & set(said["quantizations"])
+    assert ("Ministral3ForCausalLM" in said["models"]) is known.ministral_3_huggingface
+    assert said["uuids"] is known.uuids
     assert tuple(name for name in THINKING_FIELDS if name in said["message"]) == (known.thinking_fields)

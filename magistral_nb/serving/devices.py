@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from magistral_nb.serving.hardware import Gpu
+
 # The first driver with which a process sees more than one MIG slice, and whole cards beside them (NVIDIA's MIG User
 # Guide, "CUDA Device Enumeration").
 _MANY_SLICES = 570
+_OF_JOB = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")  # a step is narrower than its job
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +26,14 @@ class Device:
         card: the card's UUID.
         uuid: its own; a card's is `card`.
         instance: a slice's GPU instance and compute instance; None for a whole card.
+        slot: a slice's number in its card, as NVML counts; None for a whole card.
     """
 
     place: int
     card: str
     uuid: str
     instance: tuple[int, int] | None = None
+    slot: int | None = None
 
 
 def visible(devices: Sequence[Device], environment: Mapping[str, str], driver: str | None = None) -> list[Device]:
@@ -63,6 +68,56 @@ def visible(devices: Sequence[Device], environment: Mapping[str, str], driver: s
     return list(firsts.values())
 
 
+def number_of(device: Device, devices: Sequence[Device]) -> int | None:
+    """The number that leads CUDA to a device, in PCI order; None for a slice that no number leads to.
+
+    A number stands for a card, and in MIG mode for all of its slices: whoever takes one device gets the first.
+
+    Example:
+        >>> halves = [Device(1, "GPU-5d", "MIG-c6", (1, 0)), Device(1, "GPU-5d", "MIG-cb", (2, 0))]
+        >>> [number_of(half, halves) for half in halves]
+        [1, None]
+    """
+    first = next(each for each in devices if each.place == device.place)
+    return device.place if device == first else None
+
+
+def names_of(gpus: Sequence[Gpu], *, uuids: bool) -> list[str]:
+    """What names these GPUs in CUDA_VISIBLE_DEVICES to CUDA and to vLLM alike; nothing where nothing does.
+
+    Numbers where they do. A slice has one for its card at most, and where a cgroup hides cards CUDA counts without them
+    but vLLM with NVML, hence UUIDs there.
+
+    Args:
+        gpus: one at least.
+        uuids: whether this vLLM reads UUIDs.
+
+    Example:
+        >>> from magistral_nb.serving.hardware import Gpu
+        >>> cards = [Gpu("NVIDIA L4", 24, 24, (8, 9), uuid="GPU-5d", index=3, place=1)]
+        >>> names_of(cards, uuids=True), names_of(cards, uuids=False)
+        (['GPU-5d'], ['1'])
+    """
+    numbers = [str(gpu.place) for gpu in gpus if gpu.place is not None]
+    if uuids and any(gpu.mig or gpu.place != gpu.index for gpu in gpus) and all(gpu.by_uuid for gpu in gpus):
+        return [gpu.uuid for gpu in gpus]
+    return numbers if len(numbers) == len(gpus) else []
+
+
+def hidden_by(devices: Sequence[Device], environment: Mapping[str, str]) -> str | None:
+    """The variable that leaves none of `devices`, with its value; None where some are left, or none are there.
+
+    Example:
+        >>> hidden_by([Device(0, "GPU-89", "GPU-89")], {"CUDA_VISIBLE_DEVICES": "-1"})
+        'CUDA_VISIBLE_DEVICES=-1'
+    """
+    if not devices or visible(devices, environment):
+        return None
+    own = "CUDA_VISIBLE_DEVICES"
+    name = own if own in environment else next(filter(environment.get, _OF_JOB))
+    return f"{name}={environment[name]}"
+
+
 def _of_job(devices: Sequence[Device], environment: Mapping[str, str]) -> list[Device]:
     """The devices of the Slurm step or job that this process is in; all of them outside of one.
 
@@ -71,7 +126,7 @@ def _of_job(devices: Sequence[Device], environment: Mapping[str, str]) -> list[D
     are no more than were allotted are the allotted ones. GPU_DEVICE_ORDINAL adds nothing: it is what Slurm writes into
     CUDA_VISIBLE_DEVICES, numbers within the cgroup, once more for OpenCL.
     """
-    numbers = environment.get("SLURM_STEP_GPUS") or environment.get("SLURM_JOB_GPUS")
+    numbers = next(filter(None, map(environment.get, _OF_JOB)), None)
     if not numbers:
         return list(devices)
     allotted = {int(number) for number in numbers.split(",") if number.isdecimal()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from magistral_nb.errors import PlanRefused
 from magistral_nb.serving.catalogue import in_order
+from magistral_nb.serving.devices import names_of
 from magistral_nb.serving.memory import GIB, LARGEST_SHARE
 from magistral_nb.serving.plan import SHARE_FLAG, Choice
 
@@ -139,7 +140,7 @@ def of_gpus(
 
 
 def of_devices(on: Flags, hardware: Hardware, placed: Placement, dialect: Dialect) -> None:
-    """Name the GPUs that were planned for, in NVML's order: CUDA's own puts the fastest first."""
+    """Name the GPUs that were planned for, in the order of the PCI buses: CUDA's own puts the fastest first."""
     taken = [gpu for gpu in hardware.gpus if gpu in placed.gpus]
     if not hardware.nvcc:
         # vLLM 0.32 samples with FlashInfer wherever that is installed, and dies while it boots if nothing compiles it.
@@ -149,12 +150,9 @@ def of_devices(on: Flags, hardware: Hardware, placed: Placement, dialect: Dialec
             attention = ["--attention-backend", "FLASH_ATTN"]  # the only cards on which FlashInfer is its first choice
         why = "it compiles its kernels with CUDA's nvcc, which is not here: sampling and attention do without"
         on.add(attention, "FlashInfer", "off", why, "vLLM's and FlashInfer's source")
-    if any(gpu.mig for gpu in taken):
-        on.environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in taken)
-    elif taken and all(gpu.uuid for gpu in taken):
+    if taken and all(gpu.uuid for gpu in taken):
         on.environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-        # Numbers: vLLM before 0.12 reads nothing else.
-        on.environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu.index) for gpu in taken)
+        on.environment["CUDA_VISIBLE_DEVICES"] = ",".join(names_of(taken, uuids=dialect.uuids))
 
 
 def of_cpu(
@@ -260,7 +258,9 @@ def _memory(
         why = f"while loading: {peak}"
         on.add([], "load peak", _size(memory.load_peak) + each, why, "how this vLLM quantises, by its source")
     why = "a step of chunked prefill, CUDA graphs and the CUDA context"
-    on.add([], "activations", _size(memory.activations) + each, why, "what vLLM left of an H100 and an A100, as reported")
+    on.add(
+        [], "activations", _size(memory.activations) + each, why, "what vLLM left of an H100 and an A100, as reported"
+    )
     half = "float16" if placed.gpus[0].capability < _BFLOAT16 else "BF16"
     kind = "FP8: twice the tokens in the same memory" if placed.fp8_kv else f"{half}, as it is computed"
     times = memory.tokens // context

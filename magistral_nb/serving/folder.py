@@ -155,7 +155,15 @@ def profile_of(files: Files, *, name: str, title: str, source: str, known: Calla
         quantization=quantization,
         tokenizer=tokenizer,
         thinks=thinks,
+        needs_ministral_3=_is_ministral_3(config),
     )
+
+
+def _is_ministral_3(config: dict[str, Any]) -> bool:
+    """Whether a vLLM that does not know Ministral 3 would refuse it or compute nonsense."""
+    architectures = config.get("architectures")
+    named = isinstance(architectures, list) and "Ministral3ForCausalLM" in architectures
+    return named or model_config.text_of(config).get("model_type") == "ministral3" or "llama_4_scaling" in config
 
 
 def weights(files: Files, layout: Layout) -> dict[str, int]:

@@ -10,15 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magistral_nb.serving.devices import Device, visible
+from magistral_nb.serving import trouble
+from magistral_nb.serving.devices import Device, hidden_by, number_of, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-_CARD_FILES = Path("/dev")  # nvidia0 and so on: a card that a driver has served, or that a container was given
-_DRIVER_FILES = Path("/proc/driver/nvidia")  # there while the driver's kernel module is loaded
-_PCI = Path("/sys/bus/pci/devices")
-_NVIDIA = "0x10de"  # its number as a maker of PCI devices
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC  # the machine's own, fixed in Linux (PROC_PID_INIT_INO); a container has another
 
@@ -64,7 +61,9 @@ class Gpu:
         free: bytes of memory that nobody holds.
         capability: compute capability, (9, 0) for Hopper; (0, 0) where NVML does not tell.
         uuid: "GPU-…", of a slice "MIG-…": names it in CUDA_VISIBLE_DEVICES whatever the order.
-        index: NVML's and nvidia-smi's; a slice has its card's.
+        index: NVML's and nvidia-smi's; a slice has its card's. Cards that a cgroup hides count there.
+        place: the number that CUDA knows it by under CUDA_DEVICE_ORDER=PCI_BUS_ID; None for a slice without one.
+        by_uuid: whether vLLM finds it by its UUID, where it reads UUIDs at all.
         mig: whether it is a slice; memory and holders are then its own.
         linked: UUIDs of the others in `Hardware.gpus` that NVLink reaches, directly or through an NVSwitch.
         power_watts: drawn now, in watts.
@@ -82,6 +81,8 @@ class Gpu:
     capability: tuple[int, int]
     uuid: str = ""
     index: int = 0
+    place: int | None = 0
+    by_uuid: bool = True
     mig: bool = False
     linked: tuple[str, ...] = ()
     power_watts: float | None = None
@@ -105,6 +106,7 @@ class Hardware:
         driver: NVIDIA's, such as "570.86.15".
         cuda: the newest CUDA that the driver runs, (12, 8).
         trouble: what is wrong with the driver or a card and what to do, in one line; None where nothing is.
+        hidden_by: the variable that leaves none of the GPUs, such as "CUDA_VISIBLE_DEVICES=-1".
         nvcc: whether CUDA's compiler is here, which FlashInfer makes its kernels with while vLLM boots.
     """
 
@@ -116,6 +118,7 @@ class Hardware:
     driver: str | None = None
     cuda: tuple[int, int] | None = None
     trouble: str | None = None
+    hidden_by: str | None = None
     nvcc: bool = True
 
     @property
@@ -146,7 +149,7 @@ def detect() -> Hardware:
             with contextlib.suppress(pynvml.NVMLError):
                 pynvml.nvmlShutdown()
     except pynvml.NVMLError as error:
-        return replace(here, trouble=_driver_trouble(error))
+        return replace(here, trouble=trouble.of_driver(error))
 
 
 def _has_nvcc() -> bool:
@@ -160,7 +163,7 @@ def _has_nvcc() -> bool:
 def _memory() -> int:
     import psutil
 
-    limits = _memory_limits(_text(Path("/proc/self/cgroup")), Path("/sys/fs/cgroup"))
+    limits = _memory_limits(trouble.text_of(Path("/proc/self/cgroup")), Path("/sys/fs/cgroup"))
     return min((psutil.virtual_memory().total, *limits))
 
 
@@ -179,7 +182,7 @@ def _memory_limits(groups: str, root: Path) -> Iterator[int]:
         base, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
         group = base / path.lstrip("/")
         for folder in (group, *group.parents):
-            limit = _text(folder / name)
+            limit = trouble.text_of(folder / name)
             if limit.isdecimal():  # and not "max"
                 yield int(limit)
             if folder == base:
@@ -193,18 +196,25 @@ def _with_gpus(here: Hardware) -> Hardware:
     driver, cuda = _ask(pynvml.nvmlSystemGetDriverVersion), _ask(pynvml.nvmlSystemGetCudaDriverVersion_v2)
     handles, troubles = _open()
     read: list[tuple[Any, Gpu]] = []
-    for device in visible(list(handles), os.environ, driver):
+    devices, cards = list(handles), {each.index for each in handles.values()}
+    for device in visible(devices, os.environ, driver):
         found = handles[device]
         try:
-            read.append((found.own, _read(device, found, here.memory)))
+            gpu = _read(device, found, here.memory)
         except pynvml.NVMLError as error:
-            troubles.append(_card_trouble(found.index, error))
+            troubles.append(trouble.of_card(found.index, error))
+        else:
+            # From 0.24 on vLLM asks NVML for the number of a UUID's device and then for the card of that number, though
+            # a slice's number counts within its card (its platforms/cuda.py, and nvmlDeviceGetIndex).
+            known = bool(device.uuid) and (device.slot is None or device.slot in cards)
+            read.append((found.own, replace(gpu, place=number_of(device, devices), by_uuid=known)))
     return replace(
         here,
         gpus=tuple(replace(gpu, linked=_linked(handle, read)) for handle, gpu in read),
         driver=driver,
         cuda=(cuda // 1000, cuda % 1000 // 10) if cuda else None,  # 12080 is 12.8
         trouble=troubles[0] if troubles else None,
+        hidden_by=hidden_by(devices, os.environ),
     )
 
 
@@ -231,7 +241,7 @@ def _open() -> tuple[dict[Device, _Handles], list[str]]:
         except pynvml.NVMLError_NoPermission:  # hidden by a cgroup: CUDA does not count it either
             continue
         except pynvml.NVMLError as error:
-            troubles.append(_card_trouble(index, error))
+            troubles.append(trouble.of_card(index, error))
             continue
         uuid = _ask(pynvml.nvmlDeviceGetUUID, card) or ""
         mode = _ask(pynvml.nvmlDeviceGetMigMode, card)
@@ -261,7 +271,7 @@ def _slices(card: Any, place: int, uuid: str) -> Iterator[tuple[Device, Any]]:
         own = _ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, card, number)
         if own is not None:  # most places are empty
             instance = (_ask(pynvml.nvmlDeviceGetGpuInstanceId, own), _ask(pynvml.nvmlDeviceGetComputeInstanceId, own))
-            yield Device(place, uuid, _ask(pynvml.nvmlDeviceGetUUID, own) or "", instance), own
+            yield Device(place, uuid, _ask(pynvml.nvmlDeviceGetUUID, own) or "", instance, number), own
 
 
 def _read(device: Device, handles: _Handles, ram: int) -> Gpu:
@@ -349,45 +359,6 @@ def _holder(pid: int, size: int | None) -> Holder:
         return Holder(pid, process.name(), size, ours)
     except psutil.Error:  # it has ended, or is hidden from this user
         return Holder(pid, "?", size)
-
-
-def _driver_trouble(error: Any) -> str | None:
-    """Why NVML does not start; None where there is nothing for it to start on."""
-    import pynvml
-
-    given = any(_CARD_FILES.glob("nvidia[0-9]*"))
-    # After a kernel update without the driver's module, only the PCI bus still knows of the card.
-    present = given or _DRIVER_FILES.exists() or any(_text(file) == _NVIDIA for file in _PCI.glob("*/vendor"))
-    missing = error.value == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
-    unloaded = error.value == pynvml.NVML_ERROR_DRIVER_NOT_LOADED
-    if (missing and not given) or (unloaded and not present):
-        return None
-    remedies = {
-        pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "its library libnvidia-ml is missing: install the driver again; a "
-        "container gets the library with NVIDIA_DRIVER_CAPABILITIES=compute,utility.",
-        pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "its kernel module is not loaded: type sudo modprobe nvidia, and install "
-        "the driver again if that fails; a container must be started with its GPUs, as by docker run --gpus all.",
-        pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "its library and its kernel module are of different versions, as "
-        "after an update: restart this machine; a container must be started again.",
-        pynvml.NVML_ERROR_NO_PERMISSION: "this user may not open it: ls -l /dev/nvidia* shows which group may.",
-    }
-    # What is left to a container once systemd on its host has reloaded: NVIDIA/nvidia-container-toolkit#1227.
-    other = f"NVML says {str(error)!r}: nvidia-smi may tell more; a container must be started again."
-    return f"The NVIDIA driver does not answer, as {remedies.get(error.value, other)}"
-
-
-def _text(file: Path) -> str:
-    """What a file of the system's says; nothing where it may not be read or is not there."""
-    try:
-        return file.read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
-
-
-def _card_trouble(index: int, error: Any) -> str:
-    return (
-        f"GPU {index} cannot be used, as NVML says {str(error)!r}: nvidia-smi -q may tell more, or restart the machine."
-    )
 
 
 def _ask(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from magistral_nb.errors import PlanRefused
+from magistral_nb.serving.checks import SHARING, check_vllm, clause
 from magistral_nb.serving.memory import Memory, on_each, share_of
+from magistral_nb.serving.refusal import Refusal, Way, leave
 
 if TYPE_CHECKING:
     from magistral_nb.dialect import Dialect
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from magistral_nb.serving.wishes import Wishes
 
 _HOPPER = 9  # of compute capability: H100, H200
+_PLAIN = ("bf16", "fp8")  # what --quantization fp8 makes FP8 of, and what it leaves so
+_LEAST_SHARE = 0.05  # below, not even CUDA itself would start
 _POWERS = (1, 2, 4, 8, 16)  # what is tried where nobody says how many
 
 
@@ -41,29 +46,32 @@ class Placement:
 
     @property
     def tokens(self) -> float:
-        """How many tokens the KV cache of one copy holds; infinite where nobody knows."""
-        return float("inf") if self.memory is None else self.memory.tokens
+        """How many tokens the KV cache of one copy holds; infinite where nobody knows, unless nothing is free."""
+        if self.memory is not None:
+            return self.memory.tokens
+        return float("inf") if self.share >= _LEAST_SHARE else 0
 
 
 def placements(hardware: Hardware, profile: Profile, wishes: Wishes, dialect: Dialect) -> list[Placement]:
     """Every way that vLLM would take, on the fewest GPUs first; whether there is memory enough is not asked here.
 
     Raises:
-        PlanRefused: there is none; with what would work.
+        Refusal: there is none.
+        PlanRefused: there is none for its adapters.
     """
     found: list[Placement] = []
-    refused: list[str] = []
+    refused: list[tuple[tuple[int, int], PlanRefused]] = []
     for gpus in alike(hardware.gpus):
         try:
             fp8, fp8_kv = _types(gpus[0], profile, wishes, dialect, nvcc=hardware.nvcc)
             found += [
                 _placed(gpus, count, profile, wishes, fp8=fp8, fp8_kv=fp8_kv, dialect=dialect)
-                for count in _counts(len(gpus), gpus[0], profile, wishes)
+                for count in _counts(len(gpus), hardware, profile, wishes)
             ]
         except PlanRefused as refusal:
-            refused.append(str(refusal))
+            refused.append((gpus[0].capability, refusal))
     if not found:
-        raise PlanRefused(refused[0])
+        raise max(refused, key=lambda each: each[0])[1]
     # Of two cards that would do, the newer one: it has native FP8 before it has more memory.
     return sorted(found, key=lambda each: (len(each.gpus), [-part for part in each.gpus[0].capability], -each.tokens))
 
@@ -85,70 +93,82 @@ def alike(gpus: tuple[Gpu, ...]) -> list[list[Gpu]]:
 
 def _types(gpu: Gpu, profile: Profile, wishes: Wishes, dialect: Dialect, *, nvcc: bool) -> tuple[bool, bool]:
     """Whether BF16 weights become FP8, and whether the KV cache is FP8."""
+    check_vllm(gpu, profile, wishes, dialect)
     known = gpu.capability != (0, 0)
-    if known and gpu.capability < dialect.oldest_card:
-        raise PlanRefused(
-            f"This vLLM wants compute capability {_dotted(dialect.oldest_card)}, and {gpu.name} has "
-            f"{_dotted(gpu.capability)}: type %magistral_connect URL to use a server elsewhere."
-        )
-    if profile.needs_ministral_3 and not dialect.ministral_3:
-        raise PlanRefused(
-            f"{profile.name} needs vLLM 0.12 or newer: name 2509, or type %magistral_connect URL to use a server "
-            "elsewhere."
-        )
     can_quantize = not known or gpu.capability >= dialect.fp8_card
     can_fp8_kv = not known or gpu.capability >= dialect.fp8_kv_card
     compiled = nvcc or gpu.capability[0] == _HOPPER  # by FlashAttention 3; everywhere else by FlashInfer
-    if wishes.quantization == "fp8" and profile.stored not in {"bf16", "fp8"}:
-        raise PlanRefused(f"{profile.name} is quantised already ({profile.stored}): leave --quantization away.")
+    as_stored = leave(wishes, "quantization")
+    if profile.stored not in _PLAIN and wishes.quantization == "fp8":
+        raise Refusal(f"{profile.name} is quantised already ({profile.stored})", as_stored)
     if wishes.quantization == "fp8" and not can_quantize:
-        raise PlanRefused(f"This vLLM makes no FP8 weights on a {gpu.name}: leave --quantization away.")
+        raise Refusal(f"This vLLM makes no FP8 weights on a {gpu.name}", as_stored)
+    without = leave(wishes, "kv_cache")
     if wishes.kv_cache == "fp8" and not can_fp8_kv:
-        raise PlanRefused(f"An FP8 KV cache does not run on a {gpu.name}: leave --kv-cache away, or auto.")
+        raise Refusal(f"This vLLM runs no FP8 KV cache on a {gpu.name}", without)
     if wishes.kv_cache == "fp8" and not compiled:
-        raise PlanRefused(
+        raise Refusal(
             f"An FP8 KV cache on a {gpu.name} goes through FlashInfer, which compiles it with CUDA's nvcc, and that is "
-            "not here: leave --kv-cache away, or install CUDA's toolkit and set CUDA_HOME."
+            "not here",
+            without,
+            also="install CUDA's toolkit and set CUDA_HOME",
         )
     if profile.stored != "bf16" and not can_quantize:
-        raise PlanRefused(
-            f"This vLLM runs no {profile.stored.upper()} weights on a {gpu.name}: type %magistral_serve --install for "
-            "a newer one, or %magistral_connect URL to use a server elsewhere."
-        )
+        raise Refusal(f"This vLLM runs no {profile.stored.upper()} weights on a {gpu.name}")
     if profile.stored != "bf16" and wishes.quantization == "none" and wishes.model is None:
-        raise PlanRefused(f"{profile.name} is quantised: leave --quantization away.")
+        raise Refusal(f"{profile.name} is quantised", as_stored)
     fp8 = profile.stored == "bf16" and wishes.quantization != "none" and can_quantize
     return fp8, wishes.kv_cache != "auto" and can_fp8_kv and compiled
 
 
-def _counts(there: int, gpu: Gpu, profile: Profile, wishes: Wishes) -> list[int]:
-    """How many GPUs one copy of the model could be shared by."""
-    stages, copies = wishes.pipeline_parallel, wishes.data_parallel
+def _counts(there: int, hardware: Hardware, profile: Profile, wishes: Wishes) -> list[int]:
+    """How many GPUs one copy of the model could be shared by.
+
+    Args:
+        there: how many GPUs there are of one kind.
+        hardware: with all of them.
+        profile: of the model.
+        wishes: what was asked for.
+    """
+    stages, copies, wished = wishes.pipeline_parallel, wishes.data_parallel, wishes.gpus
     room = there // copies
     if wishes.ray:  # the cluster's other machines are not seen from here
-        room = max(room, wishes.gpus or 1)
-    if wishes.gpus is None:
-        counts = [stages * power for power in _POWERS if stages * power <= room and _divides(power, profile)]
+        room = max(room, wished or stages)
+    works = [stages * each for each in range(1, room // stages + 1) if _divides(each, profile)]
+    if wished is None:
+        counts = [count for count in works if count // stages in _POWERS]
         if not counts:
-            raise PlanRefused(
-                f"{copies * stages} GPUs are wished for, and {_counted(there, gpu)} here: ask for fewer, "
-                "or add --ray on a Ray cluster."
-            )
+            raise _too_many(hardware, wishes)
         return counts
-    if wishes.gpus % stages or not _divides(wishes.gpus // stages, profile):
+    if wished in works:
+        return [wished]
+    nearest = sorted(works, key=lambda count: (count > wished, abs(count - wished)))
+    ways = [Way(f"try --gpus {count}", replace(wishes, gpus=count)) for count in nearest]
+    if wished % stages:
+        raise Refusal(f"{wished} GPU{'s' * (wished > 1)} cannot be split into {stages} stages", *ways)
+    if not _divides(wished // stages, profile):
         heads = f"{profile.shape.heads} heads" if profile.shape and profile.shape.heads else "its heads"
-        works = [stages * power for power in _POWERS if stages * power <= room and _divides(power, profile)]
-        raise PlanRefused(
-            f"{wishes.gpus} GPUs{f' in {stages} stages' if stages > 1 else ''} cannot share {profile.name}, as tensor "
-            f"parallelism divides {heads}: "
-            + (f"try --gpus {max(works)}." if works else "%magistral_connect URL reaches a server elsewhere.")
+        stage = " in each stage" if stages > 1 else ""
+        raise Refusal(
+            f"{wished // stages} GPUs{stage} cannot share {profile.name}, as tensor parallelism divides {heads}", *ways
         )
-    if wishes.gpus > room:
-        raise PlanRefused(
-            f"{copies * wishes.gpus} GPUs are wished for, and {_counted(there, gpu)} here: ask for fewer, or add "
-            "--ray on a Ray cluster."
-        )
-    return [wishes.gpus]
+    raise _too_many(hardware, wishes, *ways)
+
+
+def _too_many(hardware: Hardware, wishes: Wishes, *ways: Way) -> Refusal:
+    wished = (wishes.gpus or wishes.pipeline_parallel) * wishes.data_parallel
+    kinds = Counter(gpu.name for gpu in hardware.gpus)
+    here = " and ".join(f"{count} {name}" for name, count in kinds.items())
+    apart = ", where only whole ones of one kind share a model" if len(alike(hardware.gpus)) > 1 else ""
+    trouble = f" ({clause(hardware.trouble)})" if hardware.trouble else ""
+    copies = range(wishes.data_parallel - 1, 0, -1)
+    return Refusal(
+        f"{wished} GPUs are wished for, and {here} {'is' if len(hardware.gpus) == 1 else 'are'} here{apart}{trouble}",
+        *ways,
+        *(Way(f"try --data-parallel {count}", replace(wishes, data_parallel=count)) for count in copies),
+        leave(wishes, *SHARING),
+        also="add --ray on a Ray cluster",
+    )
 
 
 def _divides(count: int, profile: Profile) -> bool:
@@ -176,11 +196,3 @@ def _placed(
             pipeline_parallel=wishes.pipeline_parallel,
         )
     return Placement(taken, tensor_parallel, fp8, fp8_kv, share_of(taken[-1]), memory)
-
-
-def _counted(there: int, gpu: Gpu) -> str:
-    return f"{there} {gpu.name} {'is' if there == 1 else 'are'}"
-
-
-def _dotted(pair: tuple[int, int]) -> str:
-    return f"{pair[0]}.{pair[1]}"

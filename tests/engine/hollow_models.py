@@ -64,6 +64,21 @@ _MINISTRAL_POSITIONS = {
     },
     "llama_4_scaling": {"original_max_position_embeddings": 16_384, "beta": 0.1},
 }
+_HUGGINGFACE_MINISTRAL = {
+    "model_type": "ministral3",
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 1e6,
+        "original_max_position_embeddings": 16_384,
+        "max_position_embeddings": 16_384,
+        "factor": 16.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "llama_4_scaling_beta": 0.1,
+    },
+}
 _NOT_QUANTISED = ["lm_head", "re:.*vision_tower.*", "re:.*multi_modal_projector.*"]
 _FP8_DYNAMIC = {
     "quant_method": "compressed-tensors",
@@ -160,9 +175,9 @@ def _mistral(folder: Path, profile: Profile) -> None:
 
 
 def _huggingface(folder: Path, profile: Profile) -> None:
-    """What Transformers writes of Mistral Small 3.1, and how it was quantised."""
+    """What Transformers writes of Mistral Small 3.1 or Ministral 3, and how it was quantised."""
     shape = _shape(profile)
-    text = {
+    text: dict[str, Any] = {
         "model_type": "mistral",
         "hidden_size": shape.width,
         "num_hidden_layers": shape.layers,
@@ -176,7 +191,9 @@ def _huggingface(folder: Path, profile: Profile) -> None:
         "tie_word_embeddings": False,
         "max_position_embeddings": profile.longest_context,
     }
-    config = {
+    if profile.needs_ministral_3:
+        text |= _HUGGINGFACE_MINISTRAL
+    config: dict[str, Any] = {
         "architectures": ["Mistral3ForConditionalGeneration"],
         "model_type": "mistral3",
         "dtype": "bfloat16",
@@ -188,8 +205,9 @@ def _huggingface(folder: Path, profile: Profile) -> None:
         "vision_feature_layer": -1,
         "text_config": text,
         "vision_config": _HUGGINGFACE_VISION,
-        "quantization_config": _QUANTISED[profile.stored],
     }
+    if profile.stored in _QUANTISED:
+        config["quantization_config"] = _QUANTISED[profile.stored]
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 

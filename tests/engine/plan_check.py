@@ -231,7 +231,7 @@ def kernels(model: nn.Module) -> Iterator[str]:
     for module in model.modules():
         method = getattr(module, "quant_method", None)
         for holder in (method, getattr(module, "scheme", None)):
-            for name in ("fp8_linear", "kernel"):
+            for name in ("fp8_linear", "kernel", "linear_kernel"):
                 if (kernel := getattr(holder, name, None)) is not None:
                     yield type(kernel).__name__
 

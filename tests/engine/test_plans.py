@@ -86,6 +86,12 @@ def adapted(name: str, rank: int) -> Profile:
     return replace(CATALOGUE[name], adapters=(Adapter("mine", "mine", rank),))
 
 
+def huggingface(name: str) -> Profile:
+    """A model of the catalogue as Transformers saves it."""
+    original = CATALOGUE[name]
+    return replace(original, name=f"{original.name}-saved", layout="huggingface", tokenizer=original.source)
+
+
 def wished(models: HollowModels) -> Iterator[Planned]:
     """What only wishes lead to."""
     h100, two, eight = (MACHINES[label] for label in ("H100 80", "2 x H100 80", "8 x H100 80"))
@@ -111,6 +117,7 @@ def wished(models: HollowModels) -> Iterator[Planned]:
         ("Ray and two copies", two, small, Wishes(gpus=1, data_parallel=2, ray=True)),
         ("images", h100, small, Wishes(images=True)),
         ("images, Ministral", h100, CATALOGUE["ministral-14b"], Wishes(images=True)),
+        ("Ministral in Hugging Face's format", h100, huggingface("ministral-8b"), Wishes()),
         ("images, FP8 as stored", h100, CATALOGUE["2509-fp8"], Wishes(images=True)),
         ("BF16", h100, small, Wishes(quantization="none", kv_cache="auto")),
         ("BF16 weights on an A100", one("A100 80"), small, Wishes(quantization="none")),
@@ -158,11 +165,11 @@ MISSING = {"flashinfer": "A100 80", "torchvision": "H100 80", "cutlass_scaled_mm
 
 
 def controls(models: HollowModels) -> Iterator[Planned]:
-    """A plan that is good, and a flag that is not; --gpus 4 makes four of eight visible."""
+    """A plan that is good, and a flag behind it that is not; --gpus 4 makes four of eight visible."""
     for name, (label, flags, _) in CONTROLS.items():
-        wishes = Wishes(gpus=4 if label.startswith("8") else None, engine_args=tuple(flags.split()))
-        profile = models.of(CATALOGUE["ministral-3b"])
-        yield planned(name, MACHINES[label], profile, wishes, VLLM_VERSION)
+        wishes = Wishes(gpus=4 if label.startswith("8") else None)
+        good = planned(name, MACHINES[label], models.of(CATALOGUE["ministral-3b"]), wishes, VLLM_VERSION)
+        yield replace(good, case=replace(good.case, argv=(*good.case.argv, *flags.split())))
 
 
 def incomplete(models: HollowModels, missing: dict[str, str]) -> Iterator[Planned]:

@@ -26,19 +26,20 @@ DRIVERS = {"535": (12, 2), "550": (12, 4), "570": (12, 8), "580": (13, 0)}
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A kind of GPU: its name as the driver has it, its memory in MiB, its compute capability."""
+    """A kind of GPU: its name as the driver has it, its memory in MiB, its compute capability, its links."""
 
     name: str
     mib: int
     capability: tuple[int, int]
+    nvlink: bool = False
 
 
 CARDS = {
-    "H100 80": Card("NVIDIA H100 80GB HBM3", 81_559, (9, 0)),
-    "H200": Card("NVIDIA H200", 143_771, (9, 0)),
-    "B200": Card("NVIDIA B200", 183_359, (10, 0)),
-    "A100 40": Card("NVIDIA A100-SXM4-40GB", 40_960, (8, 0)),
-    "A100 80": Card("NVIDIA A100-SXM4-80GB", 81_920, (8, 0)),
+    "H100 80": Card("NVIDIA H100 80GB HBM3", 81_559, (9, 0), nvlink=True),
+    "H200": Card("NVIDIA H200", 143_771, (9, 0), nvlink=True),
+    "B200": Card("NVIDIA B200", 183_359, (10, 0), nvlink=True),
+    "A100 40": Card("NVIDIA A100-SXM4-40GB", 40_960, (8, 0), nvlink=True),
+    "A100 80": Card("NVIDIA A100-SXM4-80GB", 81_920, (8, 0), nvlink=True),
     "RTX PRO 6000": Card("NVIDIA RTX PRO 6000 Blackwell Server Edition", 97_887, (12, 0)),
     "RTX 4090": Card("NVIDIA GeForce RTX 4090", 24_564, (8, 9)),
     "RTX 3090": Card("NVIDIA GeForce RTX 3090", 24_576, (8, 6)),
@@ -51,7 +52,7 @@ _SLICE = Card("NVIDIA A100-SXM4-80GB MIG 2g.20gb", 19_968, (8, 0))
 
 
 def gpus(card: Card, count: int = 1, *, held: int = 0, mig: bool = False, first: int = 0) -> tuple[Gpu, ...]:
-    """So many cards of a kind, all linked to each other; `held` bytes of each are this notebook's."""
+    """So many cards of a kind, or slices of one card; `held` bytes of each are this notebook's."""
     uuids = [f"{'MIG' if mig else 'GPU'}-{card.mib:08d}-{first + number}" for number in range(count)]
     return tuple(
         Gpu(
@@ -60,9 +61,10 @@ def gpus(card: Card, count: int = 1, *, held: int = 0, mig: bool = False, first:
             free=card.mib * MIB - _KEPT - held,
             capability=card.capability,
             uuid=uuid,
-            index=first + number,
+            index=first if mig else first + number,
+            place=first + number if not mig else None if number else first,
             mig=mig,
-            linked=tuple(other for other in uuids if other != uuid),
+            linked=tuple(other for other in uuids if card.nvlink and not mig and other != uuid),
             holders=(Holder(4711, "python3", held, ours=True),) if held else (),
             holders_known=True,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from magistral_nb.serving.hardware import Hardware
     from magistral_nb.serving.plan import Choice, Plan
 
+_FIELDS = {field.name.replace("_", "-"): field for field in fields(Wishes)}
 _SEATS = ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size")
 
 
@@ -63,36 +64,43 @@ def check_plan(plan: Plan, hardware: Hardware) -> None:
     assert len(taken) == seats or "ray" in plan.argv
 
 
-def changes(message: str, name: str | None, wishes: Wishes) -> Iterator[tuple[str | None, Wishes]]:
-    """The model and the wishes that each way out of a refusal leads to; what it does not name stays as it was."""
-    for way in message.rpartition(": ")[2].split("; "):
-        named = [profile.name for profile in CATALOGUE.values() if re.search(rf"{profile.name}(?![\w-])", way)]
+def changes(
+    message: str, name: str | None, wishes: Wishes, version: str = VLLM_VERSION
+) -> Iterator[tuple[str | None, Wishes, str]]:
+    """Model, wishes and vLLM that each way out of a refusal leads to; what it does not name stays as it was."""
+    for way in message.rpartition(": ")[2].removesuffix(".").split("; "):
         changed = wishes
-        if context := re.search(r"--context (\d+)", way):
-            changed = replace(changed, context=int(context[1]))
-        if count := re.search(r"--gpus (\d+)", way):
-            changed = replace(changed, gpus=int(count[1]))
-        if re.search("(without|leave) --quantization", way):
-            changed = replace(changed, quantization=None)
-        if "leave --kv-cache" in way:
-            changed = replace(changed, kv_cache=None)
-        if "leave --images" in way:
-            changed = replace(changed, images=False)
-        if named or changed != wishes:
-            yield (named or [name])[0], changed
+        for option, value in re.findall(r"--(context|gpus|data-parallel|pipeline-parallel) (\d+)", way):
+            changed = replace(changed, **{option.replace("-", "_"): int(value)})
+        if away := re.search("(?:without|leave) (.+?)(?: away| its)", way):
+            options = re.findall(r"--([\w-]+)", away[1])
+            changed = replace(changed, **{_FIELDS[option].name: _FIELDS[option].default for option in options})
+        if "below 1" in way:
+            sizes = (changed.pipeline_parallel, changed.data_parallel)
+            pipeline, data = (max(1, size) for size in sizes)
+            changed = replace(changed, gpus=changed.gpus or None, pipeline_parallel=pipeline, data_parallel=data)
+        if re.search("instead|leave (it|them) away", way):
+            changed = replace(changed, engine_args=())
+        words = set(re.findall(r"[\w.-]+\w", re.sub(r"--[\w-]+ \d+|vLLM [\d.]+", "", way)))
+        named = words & {*CATALOGUE, *(profile.name for profile in CATALOGUE.values()), "abacus"}
+        assert len(named) < 2, way
+        engine = re.search(r"vLLM ([\d.]+\d)", way)
+        after = (named.pop() if named else name, changed, engine[1] if engine else version)
+        if after != (name, wishes, version):
+            yield after
 
 
 def check_refusal(message: str, hardware: Hardware, name: str | None, wishes: Wishes, version: str) -> None:
-    """It is one line with a way out. Where memory is short, its figures say so, and what it names plans at once."""
+    """It is one line with a way out, and what it names plans at once. Where memory is short, its figures say so."""
     assert "\n" not in message
     assert message.endswith(".")
-    ways = list(changes(message, name, wishes))
+    ways = list(changes(message, name, wishes, version))
     assert ways or "%magistral_connect" in message or "--ray" in message
-    if "does not fit" not in message:
-        return
-    assert "%magistral_connect" in message
-    sizes, _, budget = message.partition("against")
-    needed = sum(float(size) for size in re.findall(r"([\d.]+) GiB", sizes))
-    assert needed > float(re.search(r"([\d.]+) GiB", budget)[1]) - 0.2, "each is rounded to 0.1 GiB"
-    for model, changed in ways:
-        check_plan(plan_on(hardware, model, changed, version), hardware)
+    for model, changed, engine in ways:
+        plan = plan_on(hardware, model, changed, engine)
+        if hardware.gpus:
+            check_plan(plan, hardware)
+    if "does not fit" in message:
+        sizes, _, budget = message.partition("against")
+        needed = sum(float(size) for size in re.findall(r"([\d.]+) GiB", sizes))
+        assert needed > float(re.search(r"([\d.]+) GiB", budget)[1]) - 0.2, "each is rounded to 0.1 GiB"

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from magistral_nb.serving.devices import Device, visible
+from magistral_nb.serving.devices import Device, hidden_by, number_of, visible
 
 FULL = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"
 
@@ -155,3 +155,18 @@ def test_whatever_is_written_there_only_devices_that_exist_are_seen_and_none_twi
 def test_a_longer_list_shows_more_or_ends_in_a_repeat(names):
     shorter, longer = places(FOUR, ",".join(names[:-1])), places(FOUR, ",".join(names))
     assert longer == [] or longer[: len(shorter)] == shorter
+
+
+@given(variables, st.sampled_from([None, "570.86.15"]), st.sampled_from([FOUR, MIXED]))
+def test_its_number_alone_leads_to_a_device_or_to_slices_of_which_it_is_the_first(environment, driver, devices):
+    for device in visible(devices, environment, driver):
+        number = number_of(device, devices)
+        led = visible(devices, {"CUDA_VISIBLE_DEVICES": str(number)}, driver)
+        assert (led[:1] == [device]) is (number is not None)
+
+
+@given(variables, st.sampled_from([FOUR, MIXED, []]))
+def test_a_variable_is_named_where_it_leaves_none_of_those_that_are_there(environment, devices):
+    variable = hidden_by(devices, environment)
+    assert (variable is not None) is (bool(devices) and not visible(devices, environment))
+    assert variable is None or variable in {f"{name}={value}" for name, value in environment.items()}

@@ -60,6 +60,30 @@ def test_both_formats_say_the_same_of_the_same_model(tmp_path):
     assert dataclasses.replace(as_mistral, tokenizer=None) == one
 
 
+MINISTRAL = TEXT | {"model_type": "ministral3"}
+
+
+@pytest.mark.parametrize(
+    ("config", "needs"),
+    [
+        (TEXT, False),
+        (WITH_IMAGES, False),
+        (MINISTRAL, True),
+        (WITH_IMAGES | {"text_config": MINISTRAL}, True),
+        (TEXT | {"architectures": ["MistralForCausalLM"]}, False),
+        (TEXT | {"architectures": ["Ministral3ForCausalLM"]}, True),
+    ],
+)
+def test_ministral_3_is_told_by_its_config(tmp_path, config, needs):
+    assert told(huggingface(tmp_path / "a", config)).needs_ministral_3 is needs
+
+
+def test_ministral_3_is_told_by_the_scaling_of_its_queries_in_mistral_s_format(tmp_path):
+    assert not told(mistral(tmp_path / "a")).needs_ministral_3
+    scaled = PARAMS | {"llama_4_scaling": {"original_max_position_embeddings": 16_384, "beta": 0.1}}
+    assert told(mistral(tmp_path / "b", **{"params.json": scaled})).needs_ministral_3
+
+
 def test_side_by_side_mistral_s_format_wins_and_its_weights_count_alone(tmp_path):
     both = mistral(tmp_path / "both", **{"config.json": TEXT, "model-00001-of-00010.safetensors": 4_880_000_000})
     assert told(both).layout == "mistral"

@@ -10,9 +10,13 @@ import pynvml
 import pytest
 from fake_nvml import GIB, FakeCard, FakeNvml, cards, fake_slice
 from hypothesis import given, strategies as st
+from machines import vllm
 
-from magistral_nb.serving import hardware
+from magistral_nb.serving import hardware, trouble
+from magistral_nb.serving.catalogue import CATALOGUE
 from magistral_nb.serving.hardware import Gpu, Hardware, Holder, detect
+from magistral_nb.serving.planner import make_plan
+from magistral_nb.serving.wishes import Wishes
 
 REFUSED = pynvml.NVML_ERROR_NOT_SUPPORTED
 HIDDEN = pynvml.NVML_ERROR_NO_PERMISSION
@@ -38,8 +42,9 @@ def machine(monkeypatch, tmp_path):
     """A machine of its own: no variable hides a card, the driver has left nothing, and it is no container."""
     for variable in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_STEP_GPUS"):
         monkeypatch.delenv(variable, raising=False)
-    for place in ("_CARD_FILES", "_DRIVER_FILES", "_PCI", "_PID_NAMESPACE"):
-        monkeypatch.setattr(hardware, place, tmp_path / place)
+    monkeypatch.setattr(hardware, "_PID_NAMESPACE", tmp_path / "_PID_NAMESPACE")
+    for place in ("_CARD_FILES", "_DRIVER_FILES", "_PCI"):
+        monkeypatch.setattr(trouble, place, tmp_path / place)
     return tmp_path
 
 
@@ -107,7 +112,7 @@ class TestFigures:
         (after,) = found.gpus
         assert getattr(after, field) == instead
         assert found.trouble is None
-        others = set(Gpu.__slots__) - {field}
+        others = set(Gpu.__slots__) - ({field, "by_uuid"} if field == "uuid" else {field})
         assert {name: getattr(after, name) for name in others} == {name: getattr(before, name) for name in others}
 
     @given(st.sets(st.sampled_from(OPTIONAL)))
@@ -149,11 +154,15 @@ class TestChoice:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
         found = detect()
         assert (found.gpus, found.trouble, found.driver) == ((), None, "570.86.15")
+        assert found.hidden_by == "CUDA_VISIBLE_DEVICES="
 
     def test_follows_slurm(self, nvml, monkeypatch):
         nvml(*cards(3))
         monkeypatch.setenv("SLURM_JOB_GPUS", "1")
         assert [gpu.index for gpu in detect().gpus] == [1]
+        assert detect().hidden_by is None
+        monkeypatch.setenv("SLURM_STEP_GPUS", "NoDevFiles")
+        assert detect().hidden_by == "SLURM_STEP_GPUS=NoDevFiles"
 
     def test_cards_that_a_cgroup_hides_are_not_counted(self, nvml, monkeypatch):
         first, second = cards(2)
@@ -162,6 +171,22 @@ class TestChoice:
         found = detect()
         assert [(gpu.uuid, gpu.index) for gpu in found.gpus] == [(second.uuid, 3)]
         assert found.trouble is None
+
+    def test_a_card_has_nvidia_smi_s_number_and_cuda_s(self, nvml):
+        """CUDA enumerates what the cgroup leaves, NVML all that the machine has."""
+        nvml(HIDDEN, *cards(1), HIDDEN, FakeCard())
+        assert [(gpu.index, gpu.place, gpu.by_uuid) for gpu in detect().gpus] == [(1, 0, True), (3, 1, True)]
+
+    @pytest.mark.parametrize(("version", "named"), [("0.23.0", "0"), ("0.24.0", FakeCard().uuid)])
+    def test_a_card_behind_a_cgroup_is_planned_as_cuda_or_vllm_knows_it(self, nvml, version, named):
+        nvml(HIDDEN, FakeCard())
+        plan = make_plan(detect(), CATALOGUE["2509"], Wishes(), vllm(version))
+        assert dict(plan.environment)["CUDA_VISIBLE_DEVICES"] == named
+
+    def test_a_machine_without_cards_hides_none(self, nvml, monkeypatch):
+        nvml()
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+        assert detect().hidden_by is None
 
 
 class TestSlices:
@@ -175,6 +200,17 @@ class TestSlices:
         assert second.holders == ()
         assert first.capability == (9, 0), "the card's"
         assert (first.power_watts, first.temperature, first.utilisation, first.linked) == (None, None, None, ())
+
+    def test_of_a_card_only_the_first_has_a_number(self, nvml):
+        nvml(*cards(1), FakeCard(slices=[None, fake_slice(1), fake_slice(2)]))
+        assert [gpu.place for gpu in detect().gpus] == [0, 1, None]
+
+    def test_are_found_by_uuid_where_there_is_a_card_of_the_same_number(self, nvml):
+        """VLLM takes the number of a slice in its card for the number of a card."""
+        nvml(FakeCard(slices=[fake_slice(1), fake_slice(2), fake_slice(3)]), *cards(1))
+        assert [gpu.by_uuid for gpu in detect().gpus] == [True, True, False, True]
+        nvml(HIDDEN, FakeCard(slices=[fake_slice(1), fake_slice(2)]))
+        assert [gpu.by_uuid for gpu in detect().gpus] == [False, True]
 
     def test_an_older_driver_shows_the_first_alone(self, nvml):
         nvml(FakeCard(slices=[fake_slice(1), fake_slice(2)]), *cards(1), driver="535.183.01")

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, strategies as st
 from machines import CARDS, GIB, MACHINES, flag, gpus, machine, one, vllm
+from planning import plan_on, told
 
 from magistral_nb.dialect import dialect
 from magistral_nb.errors import PlanRefused
@@ -33,13 +34,13 @@ def counts(hardware, wishes=None, profile=MAGISTRAL):
     return [(len(way.gpus), way.tensor_parallel) for way in ways(hardware, wishes, profile)]
 
 
-def planned(hardware, wishes=None, profile=MAGISTRAL):
-    return make_plan(hardware, profile, wishes or Wishes(), vllm(VLLM_VERSION))
+def planned(hardware, wishes=None, profile=MAGISTRAL, version=VLLM_VERSION):
+    return make_plan(hardware, profile, wishes or Wishes(), vllm(version))
 
 
-def refused(hardware, wishes, profile=MAGISTRAL):
+def refused(hardware, wishes, profile=MAGISTRAL, version=VLLM_VERSION):
     with pytest.raises(PlanRefused) as caught:
-        planned(hardware, wishes, profile)
+        planned(hardware, wishes, profile, version)
     return str(caught.value)
 
 
@@ -120,6 +121,22 @@ def test_heads_that_cannot_be_divided_are_refused_with_a_number_that_works(wishe
     assert "1 stages" not in message
 
 
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        (
+            Wishes(gpus=3),
+            "3 GPUs cannot share magistral-small-2509, as tensor parallelism divides 32 heads: try --gpus 2.",
+        ),
+        (Wishes(gpus=1, pipeline_parallel=2), "1 GPU cannot be split into 2 stages: try --gpus 2."),
+        (Wishes(gpus=7, pipeline_parallel=3), "7 GPUs cannot be split into 3 stages: try --gpus 6."),
+        (Wishes(gpus=6, pipeline_parallel=2), "3 GPUs in each stage cannot share magistral-small-2509, as"),
+    ],
+)
+def test_the_nearest_number_below_is_named_else_the_nearest_above(wishes, words):
+    assert refused(EIGHT, wishes).startswith(words)
+
+
 def test_a_number_that_is_offered_is_there():
     """Three stages of two GPUs are six; with two there is no number that works."""
     assert "--gpus" not in refused(TWO, Wishes(gpus=4, pipeline_parallel=3)).rpartition(": ")[2]
@@ -136,8 +153,23 @@ def test_more_than_are_here_are_refused_unless_there_is_a_cluster(wishes):
 
 
 def test_two_cards_of_different_kinds_are_not_two():
-    message = refused(MACHINES["RTX 4090 and RTX 3090"], Wishes(gpus=2))
-    assert "1 NVIDIA GeForce RTX" in message
+    different = MACHINES["RTX 4090 and RTX 3090"]
+    message = refused(different, Wishes(gpus=2), CATALOGUE["2509-4bit"])
+    assert "1 NVIDIA GeForce RTX 4090 and 1 NVIDIA GeForce RTX 3090 are here, where only whole ones of one" in message
+    assert plan_on(different, "2509-4bit", Wishes(gpus=int(re.search(r"try --gpus (\d)", message)[1])))
+
+
+def test_of_two_different_cards_the_refusal_is_the_newer_one_s():
+    """The older one may have more memory free, and could do even less."""
+    message = refused(MACHINES["RTX 4090 and RTX 3090"], Wishes(kv_cache="fp8"), version="0.10.2")
+    assert "4090" in message.partition(": ")[0]
+    assert "3090" not in message
+
+
+def test_more_copies_or_stages_than_are_here_can_be_left_away():
+    assert refused(TWO, Wishes(data_parallel=4)).endswith("try --data-parallel 2, or add --ray on a Ray cluster.")
+    assert "leave --pipeline-parallel away, or add --ray" in refused(TWO, Wishes(pipeline_parallel=3))
+    assert flag(planned(TWO, Wishes(pipeline_parallel=3, ray=True)), "--pipeline-parallel-size") == "3"
 
 
 def test_slices_are_not_counted_together():
@@ -150,6 +182,19 @@ def test_a_model_with_an_odd_number_of_heads_is_shared_by_what_divides_it():
     unknown = replace(MAGISTRAL, shape=None)
     assert counts(TWO, profile=unknown) == [(1, 1), (2, 2)]
     assert all(way.tokens == float("inf") for way in ways(TWO, profile=unknown))
+
+
+@pytest.mark.parametrize(
+    ("hardware", "name", "link"),
+    [
+        (MACHINES["2 x T4"], "ministral-14b", "over PCIe"),
+        (one("L4", 2), "2509", "over PCIe"),
+        (TWO, "2509", "linked by NVLink"),
+        (one("A100 40", 2), "2509", "linked by NVLink"),
+    ],
+)
+def test_how_cards_that_share_are_linked_is_told(hardware, name, link):
+    assert link in told(planned(hardware, Wishes(gpus=2), CATALOGUE[name]), "tensor parallel").why
 
 
 # Which, and how much of each
@@ -187,6 +232,21 @@ def test_a_slice_is_named_by_its_uuid():
     slices = MACHINES["MIG slice of 20 GB"]
     plan = planned(slices, profile=CATALOGUE["ministral-8b"])
     assert dict(plan.environment)["CUDA_VISIBLE_DEVICES"] == slices.gpus[0].uuid
+
+
+def test_before_vllm_reads_uuids_a_slice_is_named_by_its_card_s_place():
+    """It takes every name there for a number, and CUDA the first slice of a card for the card."""
+    plan = planned(MACHINES["MIG slice of 20 GB"], profile=CATALOGUE["ministral-8b"], version="0.23.0")
+    assert dict(plan.environment)["CUDA_VISIBLE_DEVICES"] == "0"
+
+
+def test_cards_are_named_as_cuda_counts_where_a_cgroup_hides_others():
+    """NVML counts those as well; by UUID vLLM finds the same card there."""
+    cards = tuple(replace(gpu, index=gpu.index + 1) for gpu in gpus(CARDS["H100 80"], 2))
+    hidden = machine(cards)
+    for version, names in (("0.23.0", "0,1"), ("0.24.0", ",".join(gpu.uuid for gpu in cards))):
+        plan = planned(hidden, Wishes(gpus=2), version=version)
+        assert dict(plan.environment)["CUDA_VISIBLE_DEVICES"] == names
 
 
 def test_where_nvml_tells_no_uuid_nothing_is_chosen():

@@ -145,6 +145,23 @@ def test_cpu_serves_abacus_and_refuses_the_rest(checkpoint):
         make_plan(CPU, abacus(), Wishes(gpus=2), VLLM)
 
 
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        Wishes(quantization="fp8"),
+        Wishes(gpus=2, data_parallel=2),
+        Wishes(pipeline_parallel=2),
+        Wishes(ray=True),
+        Wishes(images=True),
+        Wishes(context=0),
+        Wishes(context=4096),
+        Wishes(engine_args=("-tp", "2")),
+    ],
+)
+def test_what_a_cpu_cannot_is_refused_with_what_it_can(wishes):
+    check_refusal(refusal(CPU, "abacus", wishes), CPU, "abacus", wishes, VLLM_VERSION)
+
+
 @pytest.mark.parametrize("wishes", [Wishes(speculative="ngram"), Wishes(ray=True)])
 def test_what_is_wished_on_a_cpu_is_done_or_refused(wishes):
     try:
@@ -156,7 +173,9 @@ def test_what_is_wished_on_a_cpu_is_done_or_refused(wishes):
 
 def test_why_there_is_no_gpu_is_told():
     hidden = replace(CPU, driver="570.86.15")
-    assert "hidden from this notebook" in refusal(hidden, "2509")
+    assert "its GPUs are hidden from this notebook" in refusal(hidden, "2509")
+    by = replace(hidden, hidden_by="CUDA_VISIBLE_DEVICES=-1")
+    assert "none (CUDA_VISIBLE_DEVICES=-1 hides its GPUs from this notebook): %magistral" in refusal(by, "2509")
     broken = replace(CPU, trouble="The NVIDIA driver does not answer, as it is old: restart.")
     assert "does not answer" in refusal(broken, "2509")
 
