@@ -20,6 +20,10 @@ PLACES = ("ones", "tens", "hundreds", "thousands", "ten-thousands", "hundred-tho
 SILENT = "\x01", "\x02"
 
 
+class UnnoticedSlip(Exception):
+    """A slip that nothing would find: a trace must not end with a wrong result."""
+
+
 @dataclass
 class Scratch:
     """Collects the text and counts the steps at which a slip could happen.
@@ -141,8 +145,14 @@ def subtract(on: Scratch, a: int, b: int, *, header: bool = True) -> int:
         upper, lower = on.split(b, width), on.split(a, width)
     else:
         on.write("so positive.\n")
+    left = _columns(on, upper, lower)
+    return -left if sign == "<" else left
+
+
+def _columns(on: Scratch, upper: list[int], lower: list[int]) -> int:
+    """Subtract split numbers, the smaller one from the larger."""
     borrowed, done = 0, ""
-    for place in range(width):
+    for place in range(len(upper)):
         on.write(f"{PLACES[place]} ")
         rest = f"-{lower[place]}" + (f"-{borrowed}" if borrowed else "")
         column = upper[place] - lower[place] - borrowed
@@ -155,7 +165,7 @@ def subtract(on: Scratch, a: int, b: int, *, header: bool = True) -> int:
         if borrowed:
             on.write(", borrow 1")
         on.write(f" → {done}\n")
-    return -int(done) if sign == "<" else int(done)
+    return int(done)
 
 
 def multiply(on: Scratch, a: int, b: int, *, header: bool = True) -> int:
@@ -229,21 +239,35 @@ def _quotient_digit(on: Scratch, place: str, now: int, by: int, done: str) -> tu
     if now < by:
         on.write(f"{place} {now}<{by} → {done}0\n")
         return f"{done}0", now
-    digit = now // by
     on.write(f"{place} {now}÷{by}: ")
     for wrong in _guesses(on, now, by):
         product = _multiple(on, wrong, by)
         if product > now:
             on.write(f">{now}, too much, ")
-        else:
-            left = now - product
-            on.write(f", {now}-{product}={left}{'>' if left > by else '='}{by}, too little, ")
-    product = _multiple(on, digit, by, lambda v: 0 <= now - v < by)
-    on.write(", ")
-    left = on.calculate(f"{now}-{product}", now - product, lambda v: 0 <= v < by)
+            continue
+        left = _left(on, now, product, by)
+        if left != now - product:
+            raise UnnoticedSlip
+        on.write(f"{'>' if left > by else '='}{by}, too little, ")
+    digit = now // by
+    left = _left(on, now, _multiple(on, digit, by, lambda v: 0 <= now - v < by), by)
+    if not 0 <= left < by:
+        raise UnnoticedSlip
     done = f"{done}{digit}"
     on.write(f"<{by} → {done}\n")
     return done, left
+
+
+def _left(on: Scratch, now: int, product: int, by: int) -> int:
+    """What a multiple of the divisor leaves; in columns, unless the divisor is of one digit."""
+    on.write(", ")
+    if by < 10:  # noqa: PLR2004
+        return on.calculate(f"{now}-{product}", now - product, lambda v: 0 <= v < by)
+    on.write(f"{now}-{product}:\n")
+    width = len(str(now))
+    left = _columns(on, on.split(now, width), on.split(product, width))
+    on.write(f"{left}")
+    return left
 
 
 def _guesses(on: Scratch, now: int, by: int) -> range:

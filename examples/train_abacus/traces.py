@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, TypeVar
 
-from scratch import Scratch, add, compare, divide, multiply, subtract
+from scratch import Scratch, UnnoticedSlip, add, compare, divide, multiply, subtract
 
 from magistral_nb.abacus.generator import STORY_KINDS, Problem, relation, tenths, value, written
 
@@ -18,8 +17,10 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-NOTICED, SILENT, TWICE, MISJUDGED = 0.10, 0.10, 0.2, 0.15  # how often; twice is of the silent ones
-FOUND = "a slip. Again."
+# How often; twice is of the silent ones, and thrice of those.
+NOTICED, SILENT, TWICE, THRICE, MISJUDGED = 0.10, 0.10, 0.2, 0.25, 0.15
+FOUND = ("a slip. Again.", "a slip. Once more.", "a slip. I stop here.")  # each leads to the next: nothing is counted
+UNSURE = "I am not sure: three times my check found a slip."
 REFUSALS = (
     ("This is no arithmetic. I only know arithmetic, so I say so.\n",
      "I only know arithmetic. Try: What is 347 × 58?"),
@@ -57,13 +58,10 @@ def think(problem: Problem, rng: random.Random, *, slips: bool = True) -> Though
             known = _work(on, problem)
         except UnnoticedSlip:
             continue
-        if silent and FOUND not in on.text:  # it made no difference
+        if silent and FOUND[0] not in on.text:  # it made no difference
             continue
-        return Thought(on.text, known, answer_to(problem), None if silent else guess_of(problem))
-
-
-class UnnoticedSlip(Exception):
-    """A slip that casting out nines cannot find: a trace must not end with a wrong result."""
+        answer = UNSURE if FOUND[-1] in on.text else answer_to(problem)
+        return Thought(on.text, known, answer, None if silent else guess_of(problem))
 
 
 def _slips(problem: Problem, rng: random.Random) -> tuple[frozenset[int], frozenset[int]]:
@@ -74,8 +72,12 @@ def _slips(problem: Problem, rng: random.Random) -> tuple[frozenset[int], frozen
     if kind < NOTICED:
         return frozenset({first}), frozenset()
     if kind < NOTICED + SILENT:
-        second = dry.steps + rng.randrange(dry.steps) if rng.random() < TWICE and dry.steps else -1
-        return frozenset(), frozenset({first, second})
+        slipped = {first}
+        for attempt, often in enumerate((TWICE, THRICE), 1):
+            if rng.random() > often or not dry.steps:
+                break
+            slipped.add(attempt * dry.steps + rng.randrange(dry.steps))
+        return frozenset(), frozenset(slipped)
     return frozenset(), frozenset()
 
 
@@ -158,14 +160,17 @@ def _sum(on: Scratch, work: tuple[str, ...]) -> tuple[int, int]:
 def _until_checked(
     on: Scratch, attempt: Callable[[int], Result], check: Callable[[Result], bool]
 ) -> tuple[Result, int]:
-    """Attempts until one stands the check; returns its result, and how many characters it took to know it."""
-    count = 0
-    while True:
+    """Attempts until one stands the check; returns its result, and how many characters it took to know it.
+
+    After the third that does not, the last result is as good as any.
+    """
+    for count, found in enumerate(FOUND):
         result = attempt(count)
         known = len(on.text)
         if check(result):
-            return result, known
-        count += 1
+            break
+        on.write(f"{found}\n")
+    return result, known
 
 
 def _attempt(on: Scratch, work: tuple[str, ...], attempt: int) -> int:
@@ -266,11 +271,20 @@ def _nines(on: Scratch, work: tuple[str, ...], result: int) -> bool:
 
 
 def _side(on: Scratch, terms: list[list[int]]) -> int:
+    """The residue of one side: first of each number, then of each product, then of the sum, one operation at a time."""
     residues = [[_residues(on, factor) for factor in factors] for factors in terms]
-    total = sum(math.prod(factors) for factors in residues)
-    if len(residues) == 1 and len(residues[0]) == 1:
-        return total
-    return _reduced(on, "+".join("×".join(map(str, factors)) for factors in residues), total)
+    products = [_product(on, factors) for factors in residues]
+    total = products[0]
+    for product in products[1:]:
+        total = _reduced(on, f"{total}+{product}", total + product)
+    return total
+
+
+def _product(on: Scratch, residues: list[int]) -> int:
+    total = residues[0]
+    for residue in residues[1:]:
+        total = _reduced(on, f"{total}×{residue}", total * residue)
+    return total
 
 
 def _reduced(on: Scratch, expression: str, total: int) -> int:
@@ -283,7 +297,7 @@ def _reduced(on: Scratch, expression: str, total: int) -> int:
 def _verdict(on: Scratch, left: int, right_side: int, *, right: bool) -> bool:
     if (left == right_side) != right:
         raise UnnoticedSlip
-    on.write(f"{left}={right_side}, good.\n" if right else f"{left}≠{right_side}, {FOUND}\n")
+    on.write(f"{left}={right_side}, good.\n" if right else f"{left}≠{right_side}, ")
     return right
 
 
@@ -311,7 +325,9 @@ def _quotient(on: Scratch, a: int, b: int, *, decimals: bool = False) -> tuple[s
         on.write("Check: ")
         q, d = _residues(on, whole), _residues(on, b)
         rest = _residues(on, left) if left else 0
-        total = _reduced(on, f"{q}×{d}" + (f"+{rest}" if left else ""), q * d + rest)
+        total = _product(on, [q, d])
+        if left:
+            total = _reduced(on, f"{total}+{rest}", total + rest)
         return _verdict(on, total, _residues(on, a * scale), right=whole * b + left == a * scale)
 
     (quotient, _), known = _until_checked(on, attempt, check)
@@ -335,9 +351,10 @@ def _decimals(on: Scratch, work: tuple[str, ...]) -> int:
 
 def _percent(on: Scratch, percent: int, of: int) -> int:
     shift = 100 if of % 100 == 0 else 10 if of % 10 == 0 else 1
-    on.write(f"{percent}% of {of}: {of}÷{shift}={of // shift}.\n")
+    later = 100 // shift
+    on.write(f"{percent}% of {of}: {of}÷{shift}={of // shift}, later ÷{later}.\n")
     result, _ = _sum(on, (str(of // shift), "×", str(percent)))
-    on.write(f"{result}÷{100 // shift}={written(Fraction(result * shift, 100))}.\n")
+    on.write(f"÷{later}: {result}÷{later}={written(Fraction(result, later))}.\n")
     return len(on.text)
 
 
@@ -356,12 +373,15 @@ def _relation(on: Scratch, numbers: list[int]) -> int:
 
 
 def _order(on: Scratch, numbers: list[int], order: str) -> int:
-    """Three numbers by name, so that the order is one of letters and each number is then a copy."""
+    """Three numbers by name: each comparison has a winner, the order is one of letters, each number then a copy."""
+    first = "Smallest" if order == "<" else "Largest"
+    on.write(f"{first} first.\n")
     width = max(len(str(number)) for number in numbers)
     digits = []
     for name, number in zip("ABC", numbers, strict=True):
         on.write(f"{name} ")
         digits.append(on.split(number, width))
+    wins = [0, 0, 0]
     for i, j in ((0, 1), (0, 2), (1, 2)):
         a, b = numbers[i], numbers[j]
         on.write(f"{'ABC'[i]}, {'ABC'[j]}: ")
@@ -369,7 +389,10 @@ def _order(on: Scratch, numbers: list[int], order: str) -> int:
         if sign != relation(a, b):
             raise UnnoticedSlip
         on.write(f"so {'ABC'[i]}{sign}{'ABC'[j]}.\n")
+        wins[i if sign == ">" else j] += 1
+    on.write(f"Larger: {', '.join(f'{name} {count}' for name, count in zip('ABC', wins, strict=True))}.\n")
     in_order = sorted(range(3), key=lambda i: numbers[i], reverse=order == ">")
-    on.write(f"{'Smallest' if order == '<' else 'Largest'} first: {', '.join('ABC'[i] for i in in_order)}.\n")
+    named = ", ".join(f"{'ABC'[i]} {numbers[i]}" for i in in_order)
+    on.write(f"{first} first: {named}.\n")
     on.write(f"So {order.join(str(numbers[i]) for i in in_order)}.\n")
     return len(on.text)

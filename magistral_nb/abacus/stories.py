@@ -179,8 +179,14 @@ EVERYDAY = (
                 """{a} {t} are packed into {b} boxes.
                 {n} packs {a} {t} into {b} boxes of the same size.
                 {a} {t} are put in {b} equal piles.
-                {n} has {a} {t} and fills {b} boxes.""",
+                {n} has {a} {t} and fills {b} boxes.
+                {n} puts {a} {t} in {b} baskets.
+                {a} {t} go into {b} crates, as many into each.
+                {b} baskets hold {a} {t}, all of them as many.
+                {n} lays {a} {t} on {b} plates.""",
                 """How many {t} are in each?
+                How many {t} go into each?
+                How many {t} does one of them hold?
                 How many {t} are in each of them?
                 How many {t} is that for each?""",
             ),

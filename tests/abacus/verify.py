@@ -75,4 +75,4 @@ def without_slips(text: str) -> str:
 
 def attempts(text: str) -> list[str]:
     """What stands between the checks that found a slip, the good attempt last."""
-    return without_slips(text).split("a slip. Again.\n")
+    return re.split(r"a slip\. (?:Again|Once more|I stop here)\.\n", without_slips(text))
