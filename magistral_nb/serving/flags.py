@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from magistral_nb.errors import PlanRefused
 from magistral_nb.serving.catalogue import in_order
 from magistral_nb.serving.devices import names_of
-from magistral_nb.serving.memory import GIB, LARGEST_SHARE
+from magistral_nb.serving.memory import GIB, LARGEST_SHARE, share_of
 from magistral_nb.serving.plan import SHARE_FLAG, Choice
 
 if TYPE_CHECKING:
@@ -281,6 +281,8 @@ def _why_share(gpu: Gpu, share: float) -> str:
     held = gpu.total - gpu.free
     if share >= LARGEST_SHARE:
         return f"of {gib(gpu.total)}; the rest is for what CUDA takes beside it"
+    if share < share_of(gpu):
+        return f"of {gib(gpu.total)}: enough for {MAX_NUM_SEQS} requests of the full context"
     unknown = "other processes" if gpu.holders_known else "somebody: by whom cannot be seen from here"
     who = ", ".join(holder.title for holder in gpu.holders) or unknown
     return f"what is free of {gib(gpu.total)}: {gib(held)} are held by {who}"

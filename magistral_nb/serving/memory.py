@@ -6,6 +6,7 @@ Small in FP8, an A100 40 GB about 9 GiB.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,11 @@ class Memory:
     def tokens(self) -> int:
         """How many tokens the KV cache holds, those of all requests together."""
         return max(0, int(self.kv_cache / self.per_token))
+
+    def share_of_use(self, gpu: Gpu, tokens: int) -> float:
+        """The part of a GPU's memory that so many tokens can make use of, or what vLLM may take if that is less."""
+        most = self.weights + self.activations + tokens * self.per_token
+        return min(share_of(gpu), math.ceil(most / gpu.total * 100) / 100)
 
 
 def share_of(gpu: Gpu) -> float:

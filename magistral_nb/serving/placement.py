@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from magistral_nb.errors import PlanRefused
 from magistral_nb.serving.checks import SHARING, check_vllm, clause
+from magistral_nb.serving.flags import MAX_NUM_SEQS
 from magistral_nb.serving.memory import Memory, on_each, share_of
 from magistral_nb.serving.refusal import Refusal, Way, leave
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from magistral_nb.serving.profile import Profile
     from magistral_nb.serving.wishes import Wishes
 
+_TINY_BYTES = 2**30  # of weights; half of that is no gain
 _HOPPER = 9  # of compute capability: H100, H200
 _PLAIN = ("bf16", "fp8")  # what --quantization fp8 makes FP8 of, and what it leaves so
 _LEAST_SHARE = 0.05  # below, not even CUDA itself would start
@@ -117,8 +119,14 @@ def _types(gpu: Gpu, profile: Profile, wishes: Wishes, dialect: Dialect, *, nvcc
         raise Refusal(f"This vLLM runs no {profile.stored.upper()} weights on a {gpu.name}")
     if profile.stored != "bf16" and wishes.quantization == "none" and wishes.model is None:
         raise Refusal(f"{profile.name} is quantised", as_stored)
-    fp8 = profile.stored == "bf16" and wishes.quantization != "none" and can_quantize
-    return fp8, wishes.kv_cache != "auto" and can_fp8_kv and compiled
+    fp8 = profile.stored == "bf16" and can_quantize and _wished(wishes.quantization, "none", profile)
+    return fp8, can_fp8_kv and compiled and _wished(wishes.kv_cache, "auto", profile)
+
+
+def _wished(wish: str | None, otherwise: str, profile: Profile) -> bool:
+    """Whether it shall be FP8; unasked it shall, unless the model is so small that nothing is gained."""
+    tiny = profile.shape is not None and profile.shape.weight_bytes(fp8=False) < _TINY_BYTES
+    return wish == "fp8" or (wish != otherwise and not tiny)
 
 
 def _counts(there: int, hardware: Hardware, profile: Profile, wishes: Wishes) -> list[int]:
@@ -195,4 +203,8 @@ def _placed(
             tensor_parallel=tensor_parallel,
             pipeline_parallel=wishes.pipeline_parallel,
         )
-    return Placement(taken, tensor_parallel, fp8, fp8_kv, share_of(taken[-1]), memory)
+    share = share_of(taken[-1])
+    if memory is not None:
+        share = memory.share_of_use(taken[-1], MAX_NUM_SEQS * max(profile.context, wishes.context or 0))
+        memory = replace(memory, budget=share * taken[-1].total)
+    return Placement(taken, tensor_parallel, fp8, fp8_kv, share, memory)

@@ -323,3 +323,14 @@ def test_an_engine_that_may_fail_on_the_driver_says_so():
     assert "images fail" in chosen(make_plan(old, CATALOGUE["2509"], Wishes(), vllm("0.11.2")), "engine").why
     new = replace(H100, cuda=(13, 0), driver="580.65.06")
     assert "580.65.06 runs it" in chosen(planned(new), "engine").why
+
+
+def test_a_tiny_model_leaves_the_gpu_to_others():
+    plan = planned(H100, abacus())
+    assert float(flag(plan, "--gpu-memory-utilization")) < 0.06
+    assert "enough for 64 requests" in chosen(plan, "GPU share").why
+    assert flag(plan, "--quantization") is None
+    assert flag(plan, "--kv-cache-dtype") is None
+    assert "MiB" in chosen(plan, "weights").value
+    assert int(re.search(r"room for (\d+)", chosen(plan, "KV cache").why)[1]) >= 64
+    assert flag(planned(H100, abacus(), Wishes(quantization="fp8")), "--quantization") == "fp8_per_tensor"
