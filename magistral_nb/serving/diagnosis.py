@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from magistral_nb.serving.failures import OWN_ENGINE_HELPS, REQUESTS, ROOTS, SIGNALS, WRAPPERS
+from magistral_nb.serving.failures import REQUESTS, ROOTS, SIGNALS, WRAPPERS
 from magistral_nb.serving.log_errors import LogErrors, known_failure, split_line
 from magistral_nb.serving.masking import masked
 
@@ -20,6 +20,7 @@ _LONGEST = 300  # characters of a line that is shown
 _LONGEST_FIGURE = 120  # of a part of it within a sentence
 _BEFORE, _AFTER = 6, 2  # lines shown around an error that is in no table
 _NEAR = 60  # lines among which these are looked for: other processes may have written in between
+_BARE = "Leave raw flags and --engine away, if there are any; %magistral_logs shows the log."
 _LOGS = "The lines around it say where; %magistral_logs shows the whole log."
 
 _NOISE = re.compile(r" \[type=\w+, input_.*")  # pydantic repeats every argument
@@ -135,7 +136,7 @@ def _of_reply(reply: str) -> Diagnosis | None:
 
 def _refused(reply: str) -> Diagnosis:
     cause = f"The server is up, but answers a question with an error: {_shown(reply).rstrip('.')}."
-    return Diagnosis("question_refused", cause, _shown(reply), f"%magistral_logs shows the log. {OWN_ENGINE_HELPS}")
+    return Diagnosis("question_refused", cause, _shown(reply), _BARE)
 
 
 def _told(found: Finding, kept: Sequence[str]) -> Diagnosis:

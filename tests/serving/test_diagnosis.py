@@ -34,7 +34,7 @@ from magistral_nb.serving.diagnosis import diagnose
 def test_the_cause_stands_above_its_wrappers():
     found = diagnose(LOGS["kv_too_small_for_max_len"], exit_code=1)
     assert found.id == "kv_too_small_for_max_len"
-    assert found.cause == "A context of 131072 tokens needs 20.0 GiB of KV cache, and 5.1 GiB are left for it."
+    assert found.cause == "A context of 131072 tokens needs 20.0 GiB of KV cache, and the 5.1 GiB left hold 33424."
     assert found.evidence.startswith("ValueError: To serve at least one request")
     assert len(found.evidence) <= 300
     assert found.changes == (("--context", "32768"),)
@@ -133,7 +133,7 @@ def test_a_known_error_within_pydantic_s_is_known():
         "- ray, set '--distributed-executor-backend ray'. [type=value_error, input_value=ArgsKwargs(()), input_type=x]",
     ]
     found = diagnose(lines, exit_code=1)
-    assert (found.id, found.changes) == ("world_size", (("-- --tensor-parallel-size", "1"),))
+    assert (found.id, found.changes) == ("world_size", (("--gpus", "1"),))
 
 
 def test_a_wrong_flag_is_found_behind_the_usage():
@@ -163,6 +163,16 @@ def test_an_error_after_which_its_process_went_on_is_no_root():
     assert diagnose([*LOGS["unknown"], *survived]).cause == "ValueError: the weights are made of cheese"
     assert diagnose([*survived, went_on], exit_code=1).id == "hub_unreachable"
     assert diagnose([went_on, *survived, *DYING], exit_code=1).id == "hub_unreachable"
+
+
+def test_a_pointer_in_place_of_weights_is_no_lack_of_memory():
+    asked = "Error parsing config for /models/mine: "
+    retried = logged(API, "repo_utils.py:126", f"{asked}, retrying 1 of 2") + logged(API, "repo_utils.py:124", asked)
+    memory = traceback("MemoryError")
+    found = diagnose([*BOOTING[:2], *retried, *memory], exit_code=1)
+    assert (found.id, found.evidence) == ("torn_weights", "Error parsing config for /models/mine: , retrying 1 of 2")
+    assert diagnose([*BOOTING[:2], *memory], exit_code=1).id == "host_memory"
+    assert diagnose([*retried, *BOOTING, *memory], exit_code=1).id == "host_memory", "the retry went well"
 
 
 def test_a_stray_line_is_no_root_where_anyone_went_on_after_it():

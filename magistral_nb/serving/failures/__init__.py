@@ -7,11 +7,11 @@ safetensors and the hub's client as reports quote them. Of two rows that match o
 from __future__ import annotations
 
 from magistral_nb.serving.failures.endings import REQUESTS, SIGNALS, WARNINGS, WRAPPERS
-from magistral_nb.serving.failures.failure import OWN_ENGINE_HELPS, Change, Failure
+from magistral_nb.serving.failures.failure import Change, Failure
 from magistral_nb.serving.failures.flags import FLAGS
 from magistral_nb.serving.failures.gpu import GPU, MEMORY
 from magistral_nb.serving.failures.model import ENGINE, FILES
 
 ROOTS = (*MEMORY, *GPU, *FLAGS, *FILES, *ENGINE)
 
-__all__ = ["OWN_ENGINE_HELPS", "REQUESTS", "ROOTS", "SIGNALS", "WARNINGS", "WRAPPERS", "Change", "Failure"]
+__all__ = ["REQUESTS", "ROOTS", "SIGNALS", "WARNINGS", "WRAPPERS", "Change", "Failure"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from signal import Signals
 
-from magistral_nb.serving.failures.failure import Failure, context_for_prompt, on
+from magistral_nb.serving.failures.failure import Failure, on, planned_context
 
 _LOGS = "%magistral_logs shows the whole log."
 
@@ -14,8 +14,8 @@ REQUESTS = (
         r"maximum context length is (?P<context>\d+) tokens.*?(?:prompt contains|request has) (?:at least )?"
         r"(?P<prompt>\d+) input tokens",
         cause="A question of {prompt} tokens and its answer do not fit the context of {context} tokens.",
-        remedy="Take a longer context, or ask for fewer tokens.",
-        changes=context_for_prompt,
+        remedy="Take a longer context: without --context the plan chooses one.",
+        changes=planned_context,
     ),
     on(
         "context_overflow",
@@ -31,6 +31,14 @@ REQUESTS = (
         remedy="Leave chat_template and chat_template_kwargs away: the system prompt steers the thinking.",
     ),
     on(
+        "no_chat_template",
+        r"default chat template is no longer allowed",
+        cause="The tokenizer has no chat template, so that vLLM cannot word a question for the model.",
+        remedy="Take Mistral's own tokenizer, where a tekken.json lies beside the weights; else name a template: "
+        "-- --chat-template FILE.",
+        changes=(("-- --tokenizer-mode", "mistral"),),
+    ),
+    on(
         "reasoning_effort_rejected",
         r"reasoning_effort=(?P<effort>\S+) is not supported by Mistral models",
         cause="The question asked for the reasoning effort {effort}, which Mistral's tokenizer does not know.",
@@ -40,7 +48,7 @@ REQUESTS = (
         "key_refused",
         r"^Unauthorized$",
         cause="The server refuses the key that it was started with: a raw flag gave it another one.",
-        remedy="Leave --api-key away: every server gets a random key.",
+        remedy="Every server gets a random key: leave away --api-key.",
         changes=(("-- --api-key", None),),
     ),
     on(

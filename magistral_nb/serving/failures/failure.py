@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Change = tuple[str, str | None]
 
 _STEP = 1024  # tokens; contexts are rounded down to a multiple of it
-_PROMPT_ROOM = 4096  # tokens; with less beside the prompt no trace worth reading fits
+_TRACE_ROOM = 4096  # tokens; with less beside the prompt no trace worth reading fits
 _FEW_REQUESTS = "16"  # at once; a notebook has one user, and vLLM's own default is 256 and more
 _MARGIN = 0.02  # of a GPU; a desktop or another notebook takes a little more now and then
 
@@ -66,7 +66,7 @@ def context_that_fits(figures: Figures) -> tuple[Change, ...]:
         >>> context_that_fits({"fits": "33424"})
         (('--context', '32768'),)
     """
-    fits = int(figures["fits"] or 0)
+    fits = int(figures.get("fits") or 0)
     if not fits and figures.get("have"):
         have, need = (max(0.0, float(figures[name] or 0)) for name in ("have", "need"))
         fits = int(have / need * int(figures["wished"] or 0)) if need else 0
@@ -75,10 +75,13 @@ def context_that_fits(figures: Figures) -> tuple[Change, ...]:
     return (("--context", str(fits)),) if fits else ()
 
 
-def context_for_prompt(figures: Figures) -> tuple[Change, ...]:
-    """A context that holds the prompt and a trace behind it, where that is a longer one."""
-    wanted = math.ceil((int(figures["prompt"] or 0) + _PROMPT_ROOM) / _STEP) * _STEP
-    return (("--context", str(wanted)),) if wanted > int(figures["context"] or 0) else ()
+def planned_context(figures: Figures) -> tuple[Change, ...]:
+    """The context that the plan chooses, where the prompt and a trace behind it want more than there was.
+
+    No figure tells how long a context the model has, so that none can be named.
+    """
+    short = int(figures["prompt"] or 0) + _TRACE_ROOM > int(figures["context"] or 0)
+    return (("--context", None),) if short else ()
 
 
 def share_that_is_free(figures: Figures) -> tuple[Change, ...]:
@@ -102,14 +105,14 @@ def fewer_requests(figures: Figures) -> tuple[Change, ...]:
 def gpus_there_are(figures: Figures) -> tuple[Change, ...]:
     """As many GPUs as there are, rounded down to a power of two, which divides the heads of every Mistral model."""
     gpus = int(figures["gpus"] or 0)
-    return (("-- --tensor-parallel-size", str(1 << (gpus.bit_length() - 1))),) if gpus else ()
+    return (("--gpus", str(1 << (gpus.bit_length() - 1))),) if gpus else ()
 
 
 def gpus_that_divide(figures: Figures) -> tuple[Change, ...]:
     """The largest number of GPUs below the one that was wished that divides the attention heads."""
     heads, wished = int(figures["heads"] or 0), int(figures["wished"] or 0)
     fits = next((count for count in range(wished - 1, 0, -1) if heads % count == 0), 0)
-    return (("-- --tensor-parallel-size", str(fits)),) if fits else ()
+    return (("--gpus", str(fits)),) if fits else ()
 
 
 def without_flags(figures: Figures) -> tuple[Change, ...]:

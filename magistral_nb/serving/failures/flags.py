@@ -11,6 +11,13 @@ from magistral_nb.serving.failures.failure import (
 FLAGS = (
     on(
         "unknown_flag",
+        r"error: unrecognized arguments: (?P<words>[^-\s]\S*)$",
+        cause="vLLM does not know what {words} is for.",
+        remedy="Name the model before the --, not with --model, and give each flag behind it its own values only.",
+        changes=(("-- --model", None),),
+    ),
+    on(
+        "unknown_flag",
         r"error: unrecognized arguments: (?P<flags>.+)",
         cause="This vLLM does not know {flags}.",
         remedy="Leave it away, or look for its new name: `vllm serve --help=all`.",
@@ -39,6 +46,7 @@ FLAGS = (
     ),
     on(
         "unknown_parser",
+        r"Reasoning parser '(?P<name>[^']+)' not found",
         r"invalid reasoning parser: (?P<name>\S+)",
         cause="This vLLM has no reasoning parser named {name}.",
         remedy="Magistral's is called mistral.",

@@ -18,14 +18,24 @@ MEMORY = (
     on(
         "kv_no_memory",
         r"No available memory for the cache blocks",
-        cause="Weights and working memory take vLLM's whole share: nothing is left for the KV cache.",
-        remedy="Do without CUDA graphs and serve fewer requests at once; else take a larger GPU or a smaller model.",
-        changes=FEWER_AND_EAGER,
+        cause="Nothing is left for the KV cache: weights and working memory take vLLM's whole share, or "
+        "--kv-cache-memory-bytes is too small.",
+        remedy="Let vLLM size the KV cache, without CUDA graphs and for fewer requests at once; else take a larger GPU "
+        "or a smaller model.",
+        changes=(*FEWER_AND_EAGER, ("-- --kv-cache-memory-bytes", None)),
     ),
     on(
         "kv_too_small_for_max_len",
         r"max seq len \((?P<wished>\d+)\), \((?P<need>[\d.]+) GiB KV cache is needed, which is larger than the "
-        r"available KV cache memory \((?P<have>-?[\d.]+) GiB\)(?:.*?maximum model length is (?P<fits>\d+))?",
+        r"available KV cache memory \((?P<have>-?[\d.]+) GiB\).*?maximum model length is (?P<fits>\d+)",
+        cause="A context of {wished} tokens needs {need} GiB of KV cache, and the {have} GiB left hold {fits}.",
+        remedy="Take a shorter context; --kv-cache fp8 holds twice the tokens, on a GPU that can.",
+        changes=context_that_fits,
+    ),
+    on(
+        "kv_too_small_for_max_len",
+        r"max seq len \((?P<wished>\d+)\), \((?P<need>[\d.]+) GiB KV cache is needed, which is larger than the "
+        r"available KV cache memory \((?P<have>-?[\d.]+) GiB\)",
         cause="A context of {wished} tokens needs {need} GiB of KV cache, and {have} GiB are left for it.",
         remedy="Take a shorter context; --kv-cache fp8 holds twice the tokens, on a GPU that can.",
         changes=context_that_fits,
@@ -71,7 +81,7 @@ MEMORY = (
         "cuda_oom",
         r"CUDA out of memory\. Tried to allocate (?P<want>[\d.]+ [KMGT]iB)",
         cause="The GPU was full before the weights were loaded: another {want} did not fit.",
-        remedy="Take FP8 (no --quantization none), a GPU with more memory, or several: -- --tensor-parallel-size 2.",
+        remedy="Take FP8 (no --quantization none), a GPU with more memory, or several: --gpus 2.",
         loaded=False,
     ),
     on(

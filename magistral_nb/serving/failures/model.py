@@ -11,9 +11,16 @@ FILES = (
     on(
         "no_params_json",
         r"Failed to load mistral 'params\.json' config for model (?P<model>\S+?)\. ",
-        cause="{model} has no params.json: it is no checkpoint in Mistral's format.",
-        remedy="Load it in the hub's format.",
+        cause="vLLM finds no params.json of {model}: it is not in Mistral's format, or not on this machine.",
+        remedy="Fetch it first, or load it in the hub's format.",
         changes=(("-- --config-format", "auto"), ("-- --load-format", "auto")),
+    ),
+    on(
+        "no_config_json",
+        r"Unrecognized model in (?P<model>\S+?)\. Should have a `model_type` key",
+        cause="{model} has no config.json that tells its kind, and the hub's format was asked for.",
+        remedy="Leave --config-format away: the files tell which format it is.",
+        changes=(("-- --config-format", None),),
     ),
     on(
         "no_weights",
@@ -47,11 +54,42 @@ FILES = (
     ),
     on(
         "torn_weights",
+        # What vLLM reads before it loads weights: params.json and their head. A Git LFS pointer there claims a head of
+        # exabytes, which ends as a MemoryError without a message.
+        r"Error parsing config for (?P<model>.+?):"
+        r"(?: ?,| ?$| (?:Expecting |Unterminated |Extra data|Invalid |'utf-8'))",
+        cause="A file of {model} is not whole: params.json, or its weights, which may be a Git LFS pointer.",
+        remedy="Fetch it again (git lfs pull in a clone) and run the same line again.",
+    ),
+    on(
+        "torn_weights",
         r"SafetensorError",
         r"Error while deserializing header",
         r"Consistency check failed: file should be of size",
         cause="A file of weights is not whole: its download was cut, or it is a Git LFS pointer and not the file.",
         remedy="Delete that file (downloads lie in HF_HOME, else in ~/.cache/huggingface) and run the same line again.",
+    ),
+    on(
+        "weights_mismatch",
+        r"Following weights were not initialized from checkpoint: \{'(?P<name>[^']+)'",
+        cause="The weights lack {name}, which params.json or config.json speaks of.",
+        remedy="Take both from the same repository, as it has them.",
+    ),
+    on(
+        "weights_mismatch",
+        r"(?P<what>shape '\[[\d, -]+\]' is invalid for input of size \d+)",
+        r"(?P<what>Attempted to load weight \(.+?\) into parameter \(.+?\))",
+        r"(?P<what>num_heads \(\d+\) is not divisible by num_kv_heads \(\d+\))",
+        cause="The weights are not what params.json or config.json says: {what}.",
+        remedy="Take both from the same repository, as it has them.",
+        loaded=False,
+    ),
+    on(
+        "torn_json",
+        r"json\.decoder\.JSONDecodeError: (?P<what>.+)",
+        r"Value error, (?P<what>.+: line \d+ column \d+ \(char \d+\))",
+        cause="A JSON file that vLLM reads is torn or was edited: {what}.",
+        remedy="Mostly it is tekken.json, params.json or an index of the weights: fetch these again.",
     ),
     on(
         "gated",
@@ -89,7 +127,8 @@ FILES = (
         r"outgoing traffic has been disabled",
         r"offline mode is enabled",
         cause="Not all files of the model are on this machine, and HF_HUB_OFFLINE keeps vLLM from fetching them.",
-        remedy="Set HF_HUB_OFFLINE=0 (%env in a notebook) and run it again, or name a folder that has them all.",
+        remedy="Name folders that have them all, or a repository with HF_HUB_OFFLINE=0 (%env in a notebook): what is "
+        "served from a folder never asks the hub.",
     ),
     on(
         "hub_busy",
