@@ -57,6 +57,7 @@ class Prepared:
         price_per_hour: what the machine costs, if that was told.
         system_prompt: that makes the model think.
         notes: what stands in the way of more, in a line each.
+        engine: as it was wished.
     """
 
     plan: Plan
@@ -67,6 +68,7 @@ class Prepared:
     price_per_hour: float | None
     system_prompt: str | None
     notes: tuple[str, ...] = ()
+    engine: str | None = None
 
 
 def prepare(
@@ -128,6 +130,7 @@ def prepare(
         price_per_hour,
         system_prompt,
         tuple(notes),
+        engine,
     )
 
 
@@ -222,6 +225,7 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
                 api_key=secrets.token_urlsafe(32),
                 log_path=str(_fresh_log(name)),
                 wished_port=port,
+                wished_engine=prepared.engine,
                 system_prompt=prepared.system_prompt,
                 price_per_hour=prepared.price_per_hour,
                 downloads=tuple(map(str, prepared.downloads)),

@@ -75,8 +75,8 @@ def _get(repository: str, path: str, headers: Mapping[str, str] = MappingProxyTy
 
     if constants.HF_HUB_OFFLINE:
         raise UnknownModel(
-            f"{repository} does not lie whole in the hub's cache, and HF_HUB_OFFLINE is set: unset it, or name a "
-            "folder that holds the model."
+            f"{repository} does not lie whole in the hub's cache, and HF_HUB_OFFLINE is set: unset it and restart the "
+            "kernel, or name a folder that holds the model."
         )
     try:
         token = get_token()

@@ -38,6 +38,7 @@ class ServerState:
         api_key: 256 random bits; here and in environments, nowhere else.
         log_path: of the engine's output.
         wished_port: None lets the supervisor find one.
+        wished_engine: as `find_engine` takes it.
         base_url: "http://127.0.0.1:PORT/v1" once the port is known.
         context: tokens, as the server itself says once it is ready.
         system_prompt: the model's own.
@@ -58,6 +59,7 @@ class ServerState:
     api_key: str = field(repr=False)
     log_path: str
     wished_port: int | None = None
+    wished_engine: str | None = None
     base_url: str | None = None
     context: int | None = None
     system_prompt: str | None = None

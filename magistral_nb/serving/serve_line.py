@@ -91,10 +91,12 @@ def _name(group: list[str]) -> str:
 
 
 def typed(state: ServerState) -> tuple[str, ...]:
-    """What would boot a server again under its name, on its port and with its price."""
+    """What would boot a server again under its name, by its engine, on its port and with its price."""
     words, raw = split_raw(state.plan.wishes.words())
     if state.name != "default":
         words += ["--name", state.name]
+    if state.wished_engine is not None:
+        words += ["--engine", state.wished_engine]
     if state.wished_port is not None:
         words += ["--port", str(state.wished_port)]
     if state.price_per_hour is not None:

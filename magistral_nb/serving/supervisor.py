@@ -26,6 +26,7 @@ from magistral_nb.processes import Process, end_group
 from magistral_nb.serving import durations
 from magistral_nb.serving.boot_log import ASKING, DOWNLOADING, BootLog
 from magistral_nb.serving.diagnosis import diagnose
+from magistral_nb.serving.masking import masked
 from magistral_nb.serving.orphans import MARK, Mark
 from magistral_nb.serving.registry import ServerState, save
 
@@ -138,7 +139,10 @@ class Supervisor:
         try:
             status, reply = self._request(port, "POST", "/v1/chat/completions", body, _FIRST_SECONDS)
             if status != _OK or not reply.get("choices"):
-                self._fail(f"it is up, but answers a question with {status}", reply=str(error_text(reply)))
+                told = error_text(reply)
+                with Path(self._state.log_path).open("a", encoding="utf-8") as log:  # vLLM itself does not write it
+                    log.write(f"ERROR: the first question was answered with {status}: {masked(told)}\n")
+                self._fail(f"it is up, but answers a question with {status}", reply=told)
                 return
             _, listed = self._request(port, "GET", "/v1/models", None, _FIRST_SECONDS)
             context = listed["data"][0].get("max_model_len") or self._state.plan.context

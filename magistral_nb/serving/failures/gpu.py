@@ -195,7 +195,8 @@ GPU = (
         r"CUDA driver version is insufficient for CUDA runtime version",
         r"Error 80[34]: (?:system has unsupported display driver|forward compatibility was attempted)",
         cause="The NVIDIA driver is older than the CUDA that this vLLM was built with.",
-        remedy="Update the driver, or name with --engine a vLLM built for its CUDA; in Colab take another runtime.",
+        remedy="Take the engine that --install makes, which is chosen by the driver; or update the driver.",
+        changes=OWN_ENGINE,
     ),
     on(
         "no_gpu",

@@ -127,8 +127,8 @@ FILES = (
         r"outgoing traffic has been disabled",
         r"offline mode is enabled",
         cause="Not all files of the model are on this machine, and HF_HUB_OFFLINE keeps vLLM from fetching them.",
-        remedy="Name folders that have them all, or a repository with HF_HUB_OFFLINE=0 (%env in a notebook): what is "
-        "served from a folder never asks the hub.",
+        remedy="Name folders that have them all; or restart the kernel, set HF_HUB_OFFLINE=0 (%env) and name a "
+        "repository: what is served from a folder never asks the hub.",
     ),
     on(
         "hub_busy",
@@ -155,13 +155,14 @@ FILES = (
         r"Disk quota exceeded",
         r"Not enough free disk space to download",
         cause="The disk is full: Magistral's weights alone take 48 GB.",
-        remedy="Free some, or set HF_HOME (%env in a notebook) to a folder on a larger disk, and run it again.",
+        remedy="Free some; or restart the kernel, set HF_HOME to a folder on a larger disk (%env), and run it again.",
     ),
     on(
         "no_permission",
         r"\[Errno (?:13|30)\] [^:]+: '(?P<path>[^']+)'",
         cause="vLLM may not write or read {path}.",
-        remedy="Make it yours (chown), or set HF_HOME and VLLM_CACHE_ROOT (%env in a notebook) to folders of yours.",
+        remedy="Make it yours (chown); or restart the kernel and set HF_HOME and VLLM_CACHE_ROOT (%env) to folders of "
+        "yours.",
     ),
     on(
         "too_many_files",
