@@ -244,25 +244,6 @@ def test_samples_with_a_budget(abacus):
     assert len({answer.id for answer in answers}) == 3
 
 
-def test_an_unknown_flag_fails_the_boot_with_vllm_s_own_words(abacus):
-    with pytest.raises(errors.BootFailed, match=r"unrecognized arguments: --no-such-flag"):
-        magistral_nb.serve("abacus", name="wrong", engine_args=["--no-such-flag"])
-    magistral_nb.Server("wrong").stop()
-
-
-@pytest.mark.long
-def test_torn_weights_fail_the_boot_with_the_cause(abacus, tmp_path):
-    source = Path(magistral_nb.__file__).parent / "abacus"
-    for name in ("params.json", "tekken.json"):
-        (tmp_path / name).write_bytes((source / name).read_bytes())
-    weights = (source / "consolidated.safetensors").read_bytes()
-    (tmp_path / "consolidated.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(errors.BootFailed, match=r"(?i)safetensor") as caught:
-        magistral_nb.serve(str(tmp_path), name="torn")
-    assert "Engine core initialization failed" not in str(caught.value)
-    magistral_nb.Server("torn").stop()
-
-
 @pytest.mark.long
 def test_the_engine_of_this_python_s_environment(abacus, tmp_path):
     """--engine PATH: the same environment, named by hand, is another plan and boots as well."""
