@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from magistral_nb.errors import Interrupted as Interrupted, MagistralError as MagistralError
     from magistral_nb.serving.boot import serve as serve
     from magistral_nb.serving.connecting import connect as connect
+    from magistral_nb.serving.doctor import doctor as doctor
     from magistral_nb.serving.install import install_engine as install_engine
     from magistral_nb.serving.server import Server as Server, servers as servers
 
@@ -33,6 +34,7 @@ _ROOMS = {
     "Usage": "answers.answer",
     "areason": "asking.reason",
     "connect": "serving.connecting",
+    "doctor": "serving.doctor",
     "history": "answers.history",
     "install_engine": "serving.install",
     "reason": "asking.reason",

@@ -71,7 +71,9 @@ def _serve(words: list[str]) -> int:
 
     own, raw = options.split_raw(words)
     chosen = options.serve_options("magistral-nb serve").parse_args(own)
-    print(serve_shown(chosen, raw, rich=False, ask=True))
+    server = serve_shown(chosen, raw, rich=False, ask=True)
+    if server is not None:
+        print(server)
     return 0
 
 
@@ -143,8 +145,7 @@ def _stop(words: list[str]) -> int:
     """End a server and all its processes."""
     from magistral_nb.commands import stop_shown
 
-    chosen = options.stop_options("magistral-nb stop").parse_args(words)
-    stop_shown(chosen.name, every=chosen.all)
+    stop_shown(options.stop_options("magistral-nb stop").parse_args(words))
     return 0
 
 
@@ -172,6 +173,16 @@ def _install(words: list[str]) -> int:
     return 0
 
 
+def _doctor(words: list[str]) -> int:
+    """Examine machine, driver, engine, packages and servers, for a bug report without secrets."""
+    from magistral_nb.commands import say
+    from magistral_nb.serving.doctor import doctor
+
+    options.Parser("magistral-nb doctor", _doctor.__doc__ or "").parse_args(words)
+    say(doctor())
+    return 0
+
+
 def _demo(words: list[str]) -> int:
     """Serve what this machine can, ask it a question, say how to go on."""
     from magistral_nb.commands import serve_shown
@@ -180,9 +191,9 @@ def _demo(words: list[str]) -> int:
     parser.add_argument("question", nargs="*", help=f"{_QUESTION} otherwise")
     question = " ".join(parser.parse_args(words).question) or _QUESTION
     chosen = options.serve_options("magistral-nb demo").parse_args(["--install"])
-    server = serve_shown(chosen, (), rich=False, ask=True)
+    serve_shown(chosen, (), rich=False, ask=True)
     print(f"\n{question}\n", flush=True)
-    code = _answered(question, options.reason_options("magistral-nb demo").parse_args(["--server", server.name]))
+    code = _answered(question, options.reason_options("magistral-nb demo").parse_args(["--server", chosen.name]))
     print("\nThe server goes on. The same in a notebook: magistral-nb lab\nTo end the server: magistral-nb stop")
     return code
 
@@ -222,6 +233,7 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "stop": _stop,
     "history": _history,
     "install": _install,
+    "doctor": _doctor,
     "demo": _demo,
     "lab": _lab,
 }

@@ -9,12 +9,15 @@ import time
 from typing import TYPE_CHECKING
 
 from magistral_nb.errors import BootFailed, EngineNotFound, InvalidOption, Unauthorized
-from magistral_nb.serving import boot, hardware
+from magistral_nb.serving import boot, hardware, watching
 from magistral_nb.serving.connecting import connect
-from magistral_nb.serving.plan import Wishes
+from magistral_nb.serving.durations import durations_of, load, seconds_left
+from magistral_nb.serving.orphans import end_orphans
 from magistral_nb.serving.server import find_server, servers
+from magistral_nb.serving.wishes import Wishes
 from magistral_nb.views.boot_view import BootView
 from magistral_nb.views.table_view import show_table
+from magistral_nb.views.wording import duration
 
 if TYPE_CHECKING:
     import argparse
@@ -53,7 +56,7 @@ def wording(text: str) -> str:
     return re.sub(r"%magistral_(\w+)", r"magistral-nb \1", text)
 
 
-def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool, ask: bool) -> Server:
+def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool, ask: bool) -> Server | None:
     """Serve as `options.serve_options` were chosen: show the plan, then the boot.
 
     Args:
@@ -61,8 +64,11 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
         raw: vLLM's own flags.
         rich: a notebook shows the output.
         ask: confirm a large download first, unless --yes.
+
+    Returns:
+        The server; None where only the plan was to be shown.
     """
-    wishes = Wishes(chosen.model, chosen.context, chosen.quantization, chosen.kv_cache, raw)
+    wishes = Wishes.typed(chosen, raw)
     prepare = functools.partial(
         boot.prepare,
         wishes,
@@ -70,6 +76,7 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
         engine=chosen.engine,
         replace=chosen.replace,
         price_per_hour=chosen.price_per_hour,
+        only_plan=chosen.plan,
     )
     try:
         prepared = prepare()
@@ -78,12 +85,19 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
             raise
         install_shown()
         prepared = prepare()
-    running = prepared.running
+    running, plan = prepared.running, prepared.plan
+    if running is None or chosen.plan:
+        notes = [f"Server {running.name!r} runs by this plan."] if running else list(prepared.notes)
+        if chosen.model is None and prepared.profile.embedded:
+            notes.append(_ABACUS)
+        if chosen.plan:
+            notes.append(plan.shell())
+        show_table(plan.title, plan.rows(), [wording(note) for note in notes], rich=rich)
+    if chosen.plan:
+        return None
     if running is None:
-        by_default = chosen.model is None and prepared.profile.name == "abacus"
-        plan, notes = prepared.plan, [wording(_ABACUS)] if by_default else []
-        show_table(plan.title, plan.rows(), notes, rich=rich)
-        _announce_download(prepared.download, ask=ask and not chosen.yes)
+        size = boot.check(prepared, port=None if chosen.replace else chosen.port)
+        _announce_download(size, ask=ask and not chosen.yes)
     server = boot.start(prepared, replace=chosen.replace, port=chosen.port)
     if running is not None and running.status == "ready":
         minutes = (time.time() - running.created) / 60
@@ -98,9 +112,16 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
 def _wait_shown(server: Server, *, rich: bool) -> Server:
     view = BootView(rich=rich)
     began = time.monotonic()
+    plan = server.plan
+    last = load(plan.fingerprint) if plan is not None else None
 
     def watch(state: ServerState) -> None:
-        view.update(_durations(state), state.detail)
+        elapsed = time.time() - state.created
+        note = [state.detail]
+        if last is not None and state.status == "booting":
+            left = seconds_left(last, state.stages, elapsed) or 0.0
+            note.append(f"about {duration(left)} left, as last time" if left > 1 else "")
+        view.update(durations_of(state.stages, elapsed), " · ".join(filter(None, note)))
 
     try:
         server.wait(watch=watch)
@@ -112,13 +133,6 @@ def _wait_shown(server: Server, *, rich: bool) -> Server:
         raise
     view.close(f"{server.model} is ready after {time.monotonic() - began:.0f} s.", ok=True)
     return server
-
-
-def _durations(state: ServerState) -> list[tuple[str, float]]:
-    """Each stage with the seconds it took, or is taking."""
-    names = [name for name, _ in state.stages]
-    reached = [seconds for _, seconds in state.stages] + [time.time() - state.created]
-    return [(name, max(0.0, reached[i + 1] - reached[i])) for i, name in enumerate(names)]
 
 
 def connect_shown(chosen: argparse.Namespace, *, rich: bool) -> Server:
@@ -153,11 +167,15 @@ def _hidden_key(url: str) -> str:
         return ""
 
 
-def stop_shown(name: str | None, *, every: bool) -> None:
-    """End one server, or all, and say so."""
-    if every and name is not None:
-        raise InvalidOption(f"Either {name} or --all: leave one of the two away.")
-    known = servers() if every else [find_server(name)]
+def stop_shown(chosen: argparse.Namespace) -> None:
+    """End one server, all of them, or what dead ones have left, as `options.stop_options` were chosen, and say so."""
+    given = [name for name in (chosen.name, chosen.all and "--all", chosen.orphans and "--orphans") if name]
+    if len(given) > 1:
+        raise InvalidOption(f"Either {' or '.join(given)}: choose one of them.")
+    if chosen.orphans:
+        _stop_orphans()
+        return
+    known = servers() if chosen.all else [find_server(chosen.name)]
     for server in known:
         how = "has ended" if server.is_ours else "is forgotten; it goes on where it runs"
         server.stop()
@@ -166,13 +184,24 @@ def stop_shown(name: str | None, *, every: bool) -> None:
         say("No server is known: there is nothing to stop.")
 
 
+def _stop_orphans() -> None:
+    found = end_orphans()
+    for orphan in found:
+        stuck = "does not end: it hangs in the system, and only a restart of this machine helps."
+        say(f"{orphan.title} {stuck if orphan.process.is_alive() else 'has ended.'}")
+    if not found:
+        say("No dead server has left anything: there is nothing to stop.")
+
+
 def install_shown() -> None:
     """Install the engine that fits this machine, with progress."""
     from magistral_nb.serving.install import install_engine, print_progress
 
-    began = time.monotonic()
+    began, here = time.monotonic(), hardware.detect()
+    if here.trouble:
+        say(here.trouble)
     with print_progress() as progress:
-        engine = install_engine(gpu=bool(hardware.detect().gpus), progress=progress)
+        engine = install_engine(gpu=bool(here.gpus), progress=progress)
     say(f"vLLM {engine.version} ({engine.build}) is installed: {engine.source}, {time.monotonic() - began:.0f} s.")
 
 
@@ -198,7 +227,8 @@ def status_table(known: Sequence[Server]) -> str:
     for server in known:
         state = server.state()
         if server.status() == "failed" and state is not None:
-            lines.append(f"{server.name}: {state.error}. %magistral_logs {server.name} shows more.")
+            lines.append(f"{server.name}: {(state.error or '').rstrip('.')}. %magistral_logs {server.name} shows more.")
+        lines += [f"{server.name}: {advice.text}." for advice in watching.advise(server)]
     return "\n".join(lines)
 
 

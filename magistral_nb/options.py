@@ -12,6 +12,10 @@ from typing import Any, NoReturn
 from magistral_nb.errors import InvalidOption, MagistralError
 
 _OPTION = re.compile(r"\s*(--?[A-Za-z][\w-]*)(=)?")
+_INSTALLS = (  # serving/recipe.py and install_engine() have the figures
+    "install the engine first where it is missing: with a GPU the CUDA build that its driver runs (4 to 5 GB to fetch, "
+    "up to 11 GB on disk), without one the CPU build (0.5 GB, 2.3 GB)"
+)
 _WORD = re.compile(r"""\s*((?:[^\s"']|"[^"]*"|'[^']*')+)""")
 
 
@@ -72,6 +76,18 @@ def tokens(text: str) -> int:
     return int(re.sub("[_,]", "", digits[1])) * (1024 if digits[2] else 1)
 
 
+def count(text: str) -> int:
+    """A number of things.
+
+    Example:
+        >>> count("2")
+        2
+    """
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of them, such as 2")
+    return int(text)
+
+
 def port(text: str) -> int:
     """A TCP port.
 
@@ -88,17 +104,24 @@ def serve_options(prog: str) -> Parser:
     """Of %magistral_serve and `magistral-nb serve`."""
     parser = Parser(prog, "Boot a model with vLLM on this machine, or attach to it where it runs already.")
     add = parser.add_argument
-    add("model", nargs="?", help="abacus, 2506, 2507, 2509 (Magistral Small), or a folder")
+    add("model", nargs="?", help="2509, 2507, 2506 (Magistral Small), ministral-8b, abacus, a repository or a folder")
     add("--context", type=tokens, metavar="N", help="tokens, prompt and completion together")
     add("--quantization", choices=("fp8", "none"), help="of the weights; FP8 on a GPU unless you say none")
     add("--kv-cache", choices=("fp8", "auto"), help="type of the KV cache")
+    add("--gpus", type=count, metavar="N", help="that share one copy of the model; as few as it needs otherwise")
+    add("--pipeline-parallel", type=count, default=1, metavar="N", help="stages that these GPUs are split into")
+    add("--data-parallel", type=count, default=1, metavar="N", help="copies of the model, on GPUs of their own")
+    add("--ray", action="store_true", help="spread over the machines of a Ray cluster")
+    add("--speculative", metavar="ngram|MODEL", help="guess tokens ahead, from the text or with a draft model")
+    add("--images", action="store_true", help="take images as well")
+    add("--plan", action="store_true", help="only show how it would be served")
     add("--name", default="default", help="under which the server is known")
     add("--replace", action="store_true", help="end another server of this name first")
     add("--no-wait", action="store_true", help="return at once; the boot goes on")
     add("--engine", metavar="here|PATH", help="this Python's vllm, or another environment or vllm command")
     add("--port", type=port, metavar="N", help="on 127.0.0.1; a free one is found otherwise")
     add("--price-per-hour", type=float, metavar="P", help="of this machine, in any currency; answers then have a cost")
-    add("--install", action="store_true", help="install the engine first where it is missing")
+    add("--install", action="store_true", help=_INSTALLS)
     add("--yes", action="store_true", help="do not ask before a large download")
     return parser
 
@@ -144,6 +167,7 @@ def stop_options(prog: str) -> Parser:
     """Of %magistral_stop and `magistral-nb stop`."""
     parser = name_options(prog, "End a server and all its processes.")
     parser.add_argument("--all", action="store_true", help="every server")
+    parser.add_argument("--orphans", action="store_true", help="what dead servers have left running, and no server")
     return parser
 
 

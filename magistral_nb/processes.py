@@ -1,12 +1,25 @@
-"""Processes that can be told apart, also after their number has been used again."""
+"""Processes that can be told apart, also after their number has been used again, and groups of them."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import subprocess
+
+    import psutil
 
 # Linux tells a start in ticks since the machine's, whose own time wanders by a second or two when clocks are set.
 # No number is used again that soon.
 _SAME_SECONDS = 5.0
+_GRACE_SECONDS = 15.0  # vLLM is usually gone within one second of SIGTERM
+_LEADERLESS_SECONDS = 2.0  # whoever outlived the first of its group may be deaf
+_KILL_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +58,62 @@ class Process:
             return False
         except psutil.Error:  # it is there, and may not be looked at
             return True
+
+
+def members(group: int) -> list[psutil.Process]:
+    """The processes of a process group that run; a zombie does not.
+
+    Args:
+        group: its number, which is the process id of the first of them, whether that one still runs or not.
+
+    Example:
+        >>> os.getpid() in [process.pid for process in members(os.getpgrp())]
+        True
+    """
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # it has ended meanwhile
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def is_leaderless(group: int) -> bool:
+    """Whether the first process of a group has ended.
+
+    Example:
+        >>> is_leaderless(os.getpid())
+        False
+    """
+    import psutil
+
+    try:
+        return psutil.Process(group).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def end_group(group: int, leader: subprocess.Popen[bytes] | None = None) -> None:
+    """End a whole process group: SIGTERM, a grace time, then SIGKILL for whatever is left.
+
+    Args:
+        group: its number.
+        leader: the first of them where this process has started it: reaped, or it would look alive for ever.
+    """
+
+    def left() -> list[psutil.Process]:
+        if leader is not None:
+            leader.poll()
+        return members(group)
+
+    grace = _LEADERLESS_SECONDS if is_leaderless(group) else _GRACE_SECONDS
+    for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, _KILL_SECONDS)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, number)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if not left():
+                return
+            time.sleep(0.05)

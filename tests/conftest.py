@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import atexit
 import json
+import os
 import signal
 import ssl
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests import their stand-ins by name
 
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 _REAL_ENGINES = paths.engines()
+# Property tests that do not say how often: seldom while somebody waits, often in tests/run --all.
+settings.register_profile("quick", max_examples=25, deadline=None)
+settings.register_profile("thorough", max_examples=200, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 # A shell without job control starts what runs in its background deaf to Ctrl-C, and so would be all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

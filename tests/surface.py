@@ -1,4 +1,6 @@
-"""The README's tables of what can be typed, made from the code: `python tests/surface.py` writes them anew.
+"""The README's tables, made from the code: `python tests/surface.py` writes them anew.
+
+What can be typed is told here, what is planned for which GPU in serving/gpu_tables.py.
 
 Every verb has a magic, a command and a Python name where it makes sense, and every option has one name in the
 three places. What is not so is said here, each with its reason, and nowhere else; tests/test_surface.py looks.
@@ -10,6 +12,7 @@ import argparse
 import importlib
 import inspect
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +20,9 @@ from unittest import mock
 
 import magistral_nb
 from magistral_nb import cli, magics, options
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "serving"))
+from gpu_tables import driver_table, gpu_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +50,7 @@ VERBS = (
     Verb("magistral_history", "history", ("history", "recall"), "history"),
     Verb("magistral_logs", "logs", ("Server.logs",), "logs"),
     Verb("magistral_stop", "stop", ("Server.stop",), "stopping"),
+    Verb("magistral_doctor", "doctor", ("doctor",)),
     Verb("", "demo"),
     Verb("", "lab"),
 )
@@ -52,12 +59,14 @@ VERBS = (
 NOT_A_KEYWORD = {
     ("serving", "--no-wait"): "`wait=False`",  # a switch that is on by default is typed as its opposite
     ("serving", "--install"): "`install_engine()`",
+    ("serving", "--plan"): "never shows",
     ("serving", "--yes"): "never asks",
     ("asking", "-o"): "`answer = …`",
     ("asking", "--quiet"): "`views=`",  # Python shows nothing by itself
     ("asking", "--folded"): "`views=`",
     ("asking", "--model"): "`connect(url, model=…)`",  # of a server that is only named for this question
     ("stopping", "--all"): "a loop over `servers()`",
+    ("stopping", "--orphans"): "`serving.orphans.end_orphans()`",
 }
 # Keywords that are no option: what to type instead.
 NOT_AN_OPTION = {
@@ -232,7 +241,7 @@ def described(name: str, argument: str) -> str:
     return " ".join(found[1].split()) if found else ""
 
 
-SECTIONS = {"verbs": verb_table, "options": option_table}
+SECTIONS = {"verbs": verb_table, "options": option_table, "gpus": gpu_table, "drivers": driver_table}
 
 
 def written(readme: str) -> str:

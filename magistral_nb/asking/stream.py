@@ -12,6 +12,7 @@ from magistral_nb.asking.endpoint import Endpoint, Question, answer_request, cha
 from magistral_nb.asking.events import Finished, Noted, PromptCounted, Said, Thinking, UsageReported
 from magistral_nb.asking.exchange import Exchange
 from magistral_nb.asking.system_prompt import note_on_replacing
+from magistral_nb.dialect import since
 from magistral_nb.errors import Rejected
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Stream:
             self._hang_up()
             raise Rejected(
                 f"{self.endpoint.base_url} does not count thinking tokens, so no budget can be kept: use "
-                "vLLM 0.11 or newer, or --max-tokens."
+                f"vLLM {since('token_ids')} or newer, or --max-tokens."
             )
         kept = thought.take(event)
         if thought.is_cut and thought.text_is_due:

@@ -2,9 +2,9 @@ r"""Which part of a stream is thinking and which the answer: every trace format,
 
 Endpoints mark a trace in one of these ways, and a stream keeps to the first that it shows:
 
-- fields of their own: `reasoning` (vLLM from 0.12 on, Ollama), `reasoning_content` (older vLLM, llama.cpp,
-  LM Studio), or thinking chunks in a content list (Mistral's API). `Wire` reads them; to a Trace they are
-  thinking that came apart from the text. From then on marks in the text are text.
+- fields of their own: `reasoning` (newer vLLM, Ollama), `reasoning_content` (older vLLM, llama.cpp, LM Studio;
+  `magistral_nb.dialect` has the versions), or thinking chunks in a content list (Mistral's API). `Wire` reads
+  them; to a Trace they are thinking that came apart from the text. From then on marks in the text are text.
 - marks at the start of the text: `<think>…</think>` (Magistral-Small-2506 and many others) or raw
   `[THINK]…[/THINK]`. Only then is a closing mark looked for, and only the one that fits; after it, marks are
   text. What such a stream says in a field as well is the same trace once more, and passed over.

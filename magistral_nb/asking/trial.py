@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from magistral_nb.asking.client import beside, client_for, explain
 from magistral_nb.asking.endpoint import Abilities, Question, answer_request, chat_request
 from magistral_nb.asking.trace import THINK_IDS
+from magistral_nb.dialect import THINKING_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -82,13 +83,13 @@ class Seen:
                 text += content
             elif any(part.get("type") == "thinking" for part in content if isinstance(part, dict)):
                 trace = trace or "thinking chunks"
-            trace = trace or next((name for name in ("reasoning", "reasoning_content") if delta.get(name)), None)
+            trace = trace or next((name for name in THINKING_FIELDS if delta.get(name)), None)
             trace = trace or next((f"{mark} in the text" for mark in _MARKS if text.lstrip().startswith(mark)), None)
             seen = replace(
                 seen,
                 trace=trace,
                 text=text,
-                pieces=seen.pieces + any(delta.get(name) for name in ("content", "reasoning", "reasoning_content")),
+                pieces=seen.pieces + any(delta.get(name) for name in ("content", *THINKING_FIELDS)),
                 token_ids=seen.token_ids or bool(choice.get("token_ids")),
                 running_usage=seen.running_usage or (bool(chunk.get("usage")) and not choice.get("finish_reason")),
             )
@@ -180,7 +181,7 @@ def _try_vllm(client: openai.OpenAI, endpoint: Endpoint, can: Abilities) -> Abil
     question = Question(text=QUESTION)
     body = _unstreamed(answer_request(endpoint, question, "Multiply 347×58.", _ANSWER_TOKENS))
     reply = _message(beside(client, "/chat/completions", body))
-    if reply.get("content") and not (reply.get("reasoning") or reply.get("reasoning_content")):
+    if reply.get("content") and not any(reply.get(name) for name in THINKING_FIELDS):
         return replace(can, continuation=True)
     body = _unstreamed(chat_request(endpoint, question, _TOKENS)) | {_OWN_BUDGET: _OWN_BUDGET_TOKENS}
     reply = beside(client, "/chat/completions", body)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from magistral_nb.asking.events import Event, Finished, PromptCounted, UsageReported
 from magistral_nb.asking.trace import MARKS, Begins, Marks, Trace
+from magistral_nb.dialect import THINKING_FIELDS
 from magistral_nb.errors import Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_FIELD, _OLDER_FIELD = THINKING_FIELDS
 _scan = json.JSONDecoder().raw_decode  # json.loads costs half as much again
 
 
@@ -108,8 +110,7 @@ class Wire:
                 trace = self._traces[index] = Trace(index, begins=self._begins, marks=self._marks)
                 whole = choice.get("message")
             if (delta := whole or choice.get("delta")) is not None:
-                # vLLM from 0.12 on says `reasoning`, older ones and llama.cpp `reasoning_content`; 0.11 says both.
-                thinking = delta.get("reasoning") or delta.get("reasoning_content") or ""
+                thinking = delta.get(_FIELD) or delta.get(_OLDER_FIELD) or ""  # where both stand they are the same
                 text = delta.get("content") or ""
                 ids = choice.get("token_ids")
                 if whole or text.__class__ is not str or thinking.__class__ is not str:

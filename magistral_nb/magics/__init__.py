@@ -23,6 +23,9 @@ Show the last lines of a server's log."""
 _STOP = """%magistral_stop [NAME] [--all]
 
 End a server and all its processes."""
+_DOCTOR = """%magistral_doctor
+
+Examine machine, driver, engine, packages and servers: one page for a bug report, without secrets."""
 _HISTORY = """%magistral_history [WORDS | ID] [--since AGE] [--server NAME] [--limit N]
 
 Find the answers that were kept, as a DataFrame; with an id, show one again with its trace."""
@@ -39,6 +42,7 @@ _MAGICS = {
     "magistral_status": ("serving", "status", "line", _STATUS),
     "magistral_logs": ("serving", "logs", "line", _LOGS),
     "magistral_stop": ("serving", "stop", "line", _STOP),
+    "magistral_doctor": ("serving", "doctor", "line", _DOCTOR),
     "magistral_history": ("history", "history", "line", _HISTORY),
     "reason": ("reason", "reason", "line_cell", _REASON),
 }

@@ -9,10 +9,11 @@ from magistral_nb import options
 from magistral_nb.commands import connect_shown, say, serve_shown, status_table, stop_shown
 from magistral_nb.magics.interpolate import interpolate
 from magistral_nb.magics.shown import CellInterrupted, is_rich
+from magistral_nb.serving.doctor import doctor as examine
 from magistral_nb.serving.server import Server, find_server, servers
 
 
-def serve(ipython: Any, line: str, _cell: None) -> Server:
+def serve(ipython: Any, line: str, _cell: None) -> Server | None:
     """Plan, boot, wait; interrupting the cell leaves the boot alone."""
     own, raw = options.split_raw(_words(ipython, line))
     chosen = options.serve_options("%magistral_serve").parse_args(own)
@@ -40,6 +41,12 @@ def status(_ipython: Any, line: str, _cell: None) -> None:
     say(status_table(servers()))
 
 
+def doctor(_ipython: Any, line: str, _cell: None) -> None:
+    """One page for a bug report."""
+    options.Parser("%magistral_doctor", "Examine this machine for a bug report.").parse_args(options.split_words(line))
+    say(examine())
+
+
 def logs(_ipython: Any, line: str, _cell: None) -> None:
     """The last lines of a log."""
     chosen = options.logs_options("%magistral_logs").parse_args(options.split_words(line))
@@ -47,6 +54,5 @@ def logs(_ipython: Any, line: str, _cell: None) -> None:
 
 
 def stop(_ipython: Any, line: str, _cell: None) -> None:
-    """End one server, or all."""
-    chosen = options.stop_options("%magistral_stop").parse_args(options.split_words(line))
-    stop_shown(chosen.name, every=chosen.all)
+    """End one server, all, or what dead ones have left."""
+    stop_shown(options.stop_options("%magistral_stop").parse_args(options.split_words(line)))

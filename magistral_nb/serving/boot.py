@@ -11,20 +11,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magistral_nb.errors import BootFailed, NameTaken, PlanRefused
-from magistral_nb.serving import catalogue, checkpoint, hardware, plan as planning, registry, supervisor
-from magistral_nb.serving.engine import check_platform, find_engine
+from magistral_nb.errors import BootFailed, EngineNotFound, NameTaken, PlanRefused
+from magistral_nb.processes import end_group
+from magistral_nb.serving import (
+    catalogue,
+    checkpoint,
+    download,
+    hardware,
+    orphans,
+    owners,
+    planner,
+    preflight,
+    registry,
+    supervisor,
+)
+from magistral_nb.serving.engine import VLLM_VERSION, Engine, check_platform, find_engine, release_for
+from magistral_nb.serving.plan import Choice, Plan, after_stopping, fingerprint
 from magistral_nb.serving.server import Server, check_price, set_price, use
+from magistral_nb.serving.wishes import Wishes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
-    from magistral_nb.serving.catalogue import Profile
-    from magistral_nb.serving.plan import Plan
+    from magistral_nb.serving.download import Fetch
+    from magistral_nb.serving.hardware import Hardware
+    from magistral_nb.serving.profile import Profile
     from magistral_nb.serving.registry import ServerState
 
 _SUPERVISOR_SECONDS = 30.0  # a cold disk may take some to start a Python
 _STOP_SECONDS = 30.0
+_IDLE_BYTES = 2 * 2**30  # what a driver and a desktop hold of a card that is as good as free
 _TELLING = ("context", "weights", "KV cache", "raw flags")  # what two plans for one model mostly differ in
 
 
@@ -37,29 +53,42 @@ class Prepared:
         profile: the model.
         name: of the server to be.
         running: the state of a server that already runs by this very plan.
-        download: bytes that the boot will fetch.
+        downloads: what it needs of the hub.
         price_per_hour: what the machine costs, if that was told.
         system_prompt: that makes the model think.
+        notes: what stands in the way of more, in a line each.
+        engine: as it was wished.
     """
 
     plan: Plan
     profile: Profile
     name: str
     running: ServerState | None
-    download: float
+    downloads: tuple[Fetch, ...]
     price_per_hour: float | None
     system_prompt: str | None
+    notes: tuple[str, ...] = ()
+    engine: str | None = None
 
 
 def prepare(
-    wishes: planning.Wishes,
+    wishes: Wishes,
     *,
     name: str = "default",
     engine: str | None = None,
     replace: bool = False,
     price_per_hour: float | None = None,
+    only_plan: bool = False,
 ) -> Prepared:
     """Plan a boot on this machine, and see whether it already runs.
+
+    Args:
+        wishes: what was asked for.
+        name: of the server.
+        engine: as `find_engine` takes it.
+        replace: another server of this name will be ended first.
+        price_per_hour: what the machine costs.
+        only_plan: nothing will be started, so that the engine need not be installed, nor the name be free.
 
     Raises:
         InvalidOption: the price is none.
@@ -70,28 +99,99 @@ def prepare(
     check_price(price_per_hour)
     here = hardware.detect()
     check_platform(here.system, here.machine)
-    profile = catalogue.find_profile(wishes.model, gpu=bool(here.gpus))
-    found = find_engine(engine, gpu=bool(here.gpus))
+    named = None if wishes.model is None else catalogue.find_profile(wishes.model)
+    notes = [here.trouble] if here.trouble else []
+    found = _engine(engine, here, only_plan=only_plan)
     running = _running(name)
     if running is not None and not replace:
         # Looked for before a plan is made: the running server itself holds the memory that a plan would need.
-        if running.plan.fingerprint != planning.fingerprint(profile, wishes, found):
+        for profile in (named,) if named else catalogue.in_order(gpu=bool(here.gpus)):
+            if running.plan.fingerprint == fingerprint(profile, wishes, found):
+                return Prepared(running.plan, profile, name, running, (), price_per_hour, running.system_prompt)
+        if not only_plan:
             raise _name_taken(running)
-        return Prepared(running.plan, profile, name, running, 0, price_per_hour, running.system_prompt)
-    if running is not None:
-        here = planning.after_stopping(here, running.plan)
-    plan = planning.make_plan(here, profile, wishes, found)
+        notes.append(str(_name_taken(running)))
+    left = registry.load(name)  # which `start` ends first: the server to be replaced, or what a dead one has left
+    ending = {process.pid for process in orphans.engine_processes(left)} if left else set()
+    if left and ending:
+        here = after_stopping(here, left.plan, ending)
+    profile, plan = _planned(here, named, wishes, found, ending)
+    if named is None and (missed := _missed(here, profile, wishes, found, ending)):
+        notes.append(missed)
     system_prompt, source = checkpoint.system_prompt(profile)
-    told = planning.Choice("system prompt", "the model's own" if system_prompt else "none", source)
+    why = "without it the model often does not think" if profile.thinks else "as the model was trained"
+    told = Choice("system prompt", *("sent", why) if system_prompt else ("none", ""), source)
     return Prepared(
         dataclasses.replace(plan, choices=(*plan.choices, told)),
         profile,
         name,
         None,
-        checkpoint.pending_download(profile),
+        download.fetches(profile, wishes),
         price_per_hour,
         system_prompt,
+        tuple(notes),
+        engine,
     )
+
+
+def _engine(wish: str | None, here: Hardware, *, only_plan: bool) -> Engine:
+    """The vLLM that runs, or that `--install` would bring where only a plan is wanted."""
+    try:
+        return find_engine(wish, gpu=bool(here.gpus))
+    except EngineNotFound:
+        if not only_plan or wish is not None:
+            raise
+    release = release_for(here).version if here.gpus else VLLM_VERSION
+    return Engine(("vllm",), release, "cuda" if here.gpus else "cpu", "not installed yet: %magistral_serve --install")
+
+
+def _missed(here: Hardware, taken: Profile, wishes: Wishes, engine: Engine, ending: Container[int]) -> str | None:
+    """Whose memory keeps a better model from being taken, and how it is got back."""
+    order = catalogue.in_order(gpu=bool(here.gpus))
+
+    def better(there: Hardware) -> Plan:
+        profile = planner.default_profile(there, wishes, engine)
+        if order.index(profile) >= order.index(taken):
+            raise PlanRefused(f"{profile.name} is no better.")
+        return planner.make_plan(there, profile, wishes, engine)
+
+    if taken is order[0] or not any(gpu.total - gpu.free > _IDLE_BYTES for gpu in here.gpus):
+        return None
+    found = owners.find_owners(here)
+    return owners.explain_full(here, better, {pid: owner for pid, owner in found.items() if pid not in ending})
+
+
+def _planned(
+    here: Hardware, named: Profile | None, wishes: Wishes, engine: Engine, ending: Container[int]
+) -> tuple[Profile, Plan]:
+    """The model and its plan; where only somebody else's memory is in the way, the refusal tells whose."""
+
+    def plan_with(there: Hardware) -> Plan:
+        return planner.make_plan(there, named or planner.default_profile(there, wishes, engine), wishes, engine)
+
+    try:
+        profile = named or planner.default_profile(here, wishes, engine)
+        return profile, planner.make_plan(here, profile, wishes, engine)
+    except PlanRefused as refusal:
+        staying = {pid: owner for pid, owner in owners.find_owners(here).items() if pid not in ending}
+        if told := owners.explain_full(here, plan_with, staying):
+            raise PlanRefused(told) from refusal
+        raise
+
+
+def check(prepared: Prepared, *, port: int | None = None) -> int:
+    """Look for what would stop the boot, before anything is started; returns the bytes that it will fetch.
+
+    Raises:
+        UnknownModel: files are missing that cannot be fetched: gated, offline, out of reach.
+        NotACheckpoint: the repository does not hold what is needed.
+        PlanRefused: the disk is too small, or the port is taken.
+    """
+    if prepared.running is not None:
+        return 0
+    if port is not None:
+        preflight.check_port(port)
+    return preflight.check_files(prepared.downloads)
 
 
 def start(prepared: Prepared, *, replace: bool = False, port: int | None = None) -> Server:
@@ -115,8 +215,8 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
             return use(name)
         if (left := registry.load(name)) is not None:  # the one to replace, or what a failed boot has left
             stop(left)
-        if port is not None and not supervisor.is_free(port):
-            raise PlanRefused(f"Port {port} is taken: leave --port away and a free one is found.")
+        if port is not None:  # again, as the server to be replaced may have held it
+            preflight.check_port(port)
         _spawn(
             registry.ServerState(
                 name=name,
@@ -125,8 +225,10 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
                 api_key=secrets.token_urlsafe(32),
                 log_path=str(_fresh_log(name)),
                 wished_port=port,
+                wished_engine=prepared.engine,
                 system_prompt=prepared.system_prompt,
                 price_per_hour=prepared.price_per_hour,
+                downloads=tuple(map(str, prepared.downloads)),
                 created=time.time(),
             )
         )
@@ -153,6 +255,12 @@ def serve(
     context: int | None = None,
     quantization: str | None = None,
     kv_cache: str | None = None,
+    gpus: int | None = None,
+    pipeline_parallel: int = 1,
+    data_parallel: int = 1,
+    ray: bool = False,
+    speculative: str | None = None,
+    images: bool = False,
     name: str = "default",
     replace: bool = False,
     wait: bool = True,
@@ -165,11 +273,17 @@ def serve(
     """Boot a model with vLLM on this machine, or attach to it where it already runs.
 
     Args:
-        model: short name ("2509", "abacus") or folder; None takes Magistral Small on a GPU
-            and abacus, the embedded arithmetic model, without one.
+        model: short name ("2509", "ministral-8b", "abacus"), repository or folder; None takes Magistral Small, or
+            the best that fits the GPU, and abacus, the embedded arithmetic model, without one.
         context: tokens, prompt and completion together; at most 40,960 unless you ask for more.
         quantization: "fp8" or "none"; None takes FP8 on a GPU.
         kv_cache: "fp8" or "auto"; None takes FP8 where the card can.
+        gpus: how many share one copy of the model; None takes as few as it needs.
+        pipeline_parallel: into how many stages these are split.
+        data_parallel: how many copies of the model answer, each on GPUs of its own.
+        ray: spread over the machines of a Ray cluster.
+        speculative: "ngram" guesses tokens ahead from the text, a repository or folder with that draft model.
+        images: take images as well; the encoder's memory is lost to the KV cache.
         name: under which the server is known.
         replace: end another server of this name first.
         wait: until it has answered a first question.
@@ -190,14 +304,27 @@ def serve(
         >>> import magistral_nb
         >>> server = magistral_nb.serve("abacus")  # doctest: +SKIP
     """
-    wishes = planning.Wishes(model, context, quantization, kv_cache, tuple(engine_args))
+    wishes = Wishes(
+        model,
+        context,
+        quantization,
+        kv_cache,
+        gpus=gpus,
+        pipeline_parallel=pipeline_parallel,
+        data_parallel=data_parallel,
+        ray=ray,
+        speculative=speculative,
+        images=images,
+        engine_args=tuple(engine_args),
+    )
     prepared = prepare(wishes, name=name, engine=engine, replace=replace, price_per_hour=price_per_hour)
+    check(prepared, port=None if replace else port)
     server = start(prepared, replace=replace, port=port)
     return server.wait(watch=watch) if wait else server
 
 
 def stop(state: ServerState) -> None:
-    """End a server of ours and wait until its processes are gone."""
+    """End a server of ours, or what a dead one has left, and wait until its processes are gone."""
     import os
     import signal
 
@@ -207,8 +334,8 @@ def stop(state: ServerState) -> None:
         while state.is_alive() and time.monotonic() < deadline:
             _reap()
             time.sleep(0.05)
-    if state.engine is not None and state.engine.is_alive():  # an orphan: its supervisor is gone
-        supervisor.end_group(state.engine.pid)
+    if state.engine is not None and orphans.engine_processes(state):  # its supervisor is gone
+        end_group(state.engine.pid)
     registry.forget(state.name)
 
 

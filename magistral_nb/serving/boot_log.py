@@ -1,20 +1,17 @@
-"""vLLM's log lines in, boot stages or the reason of a failure out. Pure."""
+"""vLLM's log lines in, the stages of a boot out. Pure."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 STARTING = "Starting vLLM"
+DOWNLOADING = "Downloading the model"
 ASKING = "Asking a first question"
 
 # In the order of a boot; wording as of vLLM 0.32.
 _STAGES = (
     (re.compile(r"Initializing a V1 LLM engine"), "Preparing the engine"),
-    (re.compile(r"Downloading|Fetching \d+ files"), "Downloading the model"),
+    (re.compile(r"Downloading|Fetching \d+ files"), DOWNLOADING),
     (re.compile(r"Starting to load model|Loading safetensors checkpoint shards"), "Loading the weights"),
     (re.compile(r"Dynamo bytecode transform|torch\.compile took|Compiling a graph"), "Compiling"),
     (re.compile(r"Available KV cache memory|KV cache size"), "Sizing the KV cache"),
@@ -22,15 +19,6 @@ _STAGES = (
     (re.compile(r"Starting vLLM (API )?server"), "Opening the API"),
 )
 _PERCENT = re.compile(r"(\d{1,3})%")
-_ERROR = re.compile(r"(?:^|\s)((?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit)): (.+)")
-_USAGE = re.compile(r"\berror: (.+)")
-_WRAPPERS = (
-    "Engine core initialization failed",
-    "EngineCore encountered an issue",
-    "Failed core proc",
-    "EngineCore failed to start",
-)
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class BootLog:
@@ -59,26 +47,6 @@ class BootLog:
             if index >= self._reached and pattern.search(line):
                 if index > self._reached:
                     self._reached, self.stage, self.detail = index, name, ""
-                if percent := _PERCENT.search(line):
-                    self.detail = f"{percent[1]}%"
+                if percents := _PERCENT.findall(line):
+                    self.detail = f"{percents[-1]}%"  # a bar that rewrites itself is one line to us
                 return
-
-
-def diagnose(lines: Iterable[str]) -> str | None:
-    """The root error of a log in one line, None where there is none to be seen.
-
-    The last error that is not merely the wrapper around another one.
-
-    Example:
-        >>> diagnose(["ValueError: too long", "RuntimeError: Engine core initialization failed. See root cause"])
-        'ValueError: too long'
-    """
-    found = None
-    for line in lines:
-        text = _ANSI.sub("", line).strip()
-        if match := _ERROR.search(text):
-            if not any(wrapper in text for wrapper in _WRAPPERS):
-                found = f"{match[1].rsplit('.', 1)[-1]}: {match[2]}"
-        elif match := _USAGE.search(text):
-            found = match[1]
-    return found

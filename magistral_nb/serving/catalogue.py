@@ -1,134 +1,171 @@
-"""What can be served: releases known by name, and any local folder, told by its files."""
+"""What can be served: models known by name, any repository on the hub, and any local folder, told by its files."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import difflib
-import json
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from magistral_nb.asking.endpoint import Sampling
 from magistral_nb.errors import NotACheckpoint, UnknownModel
+from magistral_nb.serving import folder as folders, hub
+from magistral_nb.serving.profile import (
+    ABACUS_FOLDER,
+    MISTRAL_SAMPLING,
+    USUAL_CONTEXT,
+    Adapter,
+    Profile,
+    Shape,
+    stored_bytes,
+)
 
 if TYPE_CHECKING:
-    from magistral_nb.asking.system_prompt import Marks
+    from magistral_nb.serving.profile import Layout, Stored
 
-# Mistral's card gives both for every Magistral and Ministral Reasoning release.
-_MISTRAL_SAMPLING = Sampling(temperature=0.7, top_p=0.95)
+__all__ = [
+    "CATALOGUE",
+    "MINISTRALS",
+    "QUANTISED",
+    "RELEASES",
+    "Adapter",
+    "Profile",
+    "Shape",
+    "abacus",
+    "find_profile",
+    "in_order",
+    "release_of",
+]
+
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_ABACUS_FOLDER = Path(__file__).parent.parent / "abacus"
+# Pixtral's encoder of 24 layers, 1,024 wide, and what fits it to the language model.
+_VISION = 0.42e9
+_VOCABULARY = 131_072
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What decides a model's memory.
-
-    Attributes:
-        parameters: how many, vision encoder included.
-        layers: of attention.
-        kv_heads: per layer.
-        head_size: values per head.
-        embeddings: parameters of input and output embeddings, which stay in BF16 when the rest becomes FP8.
-    """
-
-    parameters: float
-    layers: int
-    kv_heads: int
-    head_size: int
-    embeddings: float = 0
-
-    def weight_bytes(self, *, fp8: bool) -> float:
-        """Bytes of memory that the weights take.
-
-        Example:
-            >>> shape = Shape(23.6e9, 40, 8, 128, embeddings=2 * 131_072 * 5_120)
-            >>> round(shape.weight_bytes(fp8=True) / 2**30, 1)  # Magistral Small, GiB
-            23.2
-        """
-        return self.parameters + self.embeddings if fp8 else 2 * self.parameters
-
-    def kv_bytes(self, bytes_per_value: float) -> float:
-        """Bytes of KV cache that one token takes: a key and a value per layer and head.
-
-        Example:
-            >>> Shape(23.6e9, 40, 8, 128).kv_bytes(2) / 1024  # Magistral Small in BF16, KiB
-            160.0
-        """
-        return 2 * self.layers * self.kv_heads * self.head_size * bytes_per_value
+def _shape(layers: int, width: int, hidden: int, *, tied: bool = False, vision: bool = True) -> Shape:
+    """Of Mistral's dense models: 32 heads, 8 KV heads of 128."""
+    kept = _VOCABULARY * width * (1 if tied else 2) + (_VISION if vision else 0)
+    parameters = layers * (width * 128 * 2 * (32 + 8) + 3 * width * hidden) + kept
+    return Shape(parameters, layers, 8, 128, kept, 32, width, hidden, _VISION if vision else 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """One model that can be served.
-
-    Attributes:
-        name: short name, and the name under which it is served.
-        title: for people.
-        source: a repository on the hub, or a folder.
-        layout: "mistral" (params.json, tekken.json) or "huggingface" (config.json).
-        context: the longest context it is good for, in tokens; the plan never goes above it unasked.
-        longest_context: what its weights allow, in tokens.
-        shape: None where only the checkpoint itself knows.
-        sampling: the model's own.
-        download: bytes that come from the hub; 0 for a folder.
-        vision: whether it also takes images.
-        marks: what its thoughts stand between.
-    """
-
-    name: str
-    title: str
-    source: str
-    layout: Literal["mistral", "huggingface"]
-    context: int
-    longest_context: int
-    shape: Shape | None
-    sampling: Sampling = field(default_factory=Sampling)
-    download: float = 0
-    vision: bool = False
-    marks: Marks = "tokens"
-
-    @property
-    def embedded(self) -> bool:
-        """Whether it lies in this package."""
-        return self.source == str(_ABACUS_FOLDER)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it lies in a folder of this machine."""
-        return not self.download
+def _small_shape(*, vision: bool) -> Shape:
+    """23.6 B parameters, 24.0 B with the vision encoder."""
+    return _shape(40, 5_120, 32_768, vision=vision)
 
 
-def _small(release: str, title: str, longest: int, *, vision: bool) -> Profile:
-    # 23.6 B parameters (24.0 B with the vision encoder), two bytes each in the repository.
-    shape = Shape(24.0e9 if vision else 23.6e9, layers=40, kv_heads=8, head_size=128, embeddings=2 * 131_072 * 5_120)
+_PARAMS = "Mistral's params.json"
+
+
+def _small(release: str, title: str, *, vision: bool = False) -> Profile:
+    shape = _small_shape(vision=vision)
     return Profile(
         name=f"magistral-small-{release}",
         title=title,
         source=f"mistralai/Magistral-Small-{release}",
         layout="mistral",
-        context=40_960,
-        longest_context=longest,
+        context=USUAL_CONTEXT,
+        longest_context=131_072,
         shape=shape,
-        sampling=_MISTRAL_SAMPLING,
+        sampling=MISTRAL_SAMPLING,
         download=2 * shape.parameters,
         vision=vision,
         marks="tags" if release == "2506" else "tokens",
+        thinks=True,
+        origin=_PARAMS,
+    )
+
+
+def _ministral(size: str, shape: Shape) -> Profile:
+    return Profile(
+        name=f"ministral-3-{size.lower()}-reasoning-2512",
+        title=f"Ministral 3 Reasoning ({size})",
+        source=f"mistralai/Ministral-3-{size}-Reasoning-2512",
+        layout="mistral",
+        context=USUAL_CONTEXT,
+        longest_context=262_144,
+        shape=shape,
+        sampling=MISTRAL_SAMPLING,
+        download=2 * shape.parameters,
+        vision=True,
+        thinks=True,
+        needs_ministral_3=True,
+        origin=_PARAMS,
+    )
+
+
+def _quantised(release: str, source: str, what: str, stored: Stored, method: str, layout: Layout) -> Profile:
+    original = RELEASES[release]
+    shape = _small_shape(vision=original.vision)
+    size = stored_bytes(shape.parameters, shape.embeddings, stored)
+    return dataclasses.replace(
+        original,
+        name=f"{original.name}-{what}",
+        title=f"{original.title}, {'FP8' if what == 'fp8' else '4 bits'}",
+        source=source,
+        layout=layout,
+        shape=dataclasses.replace(shape, stored_bytes=size),
+        download=size,
+        stored=stored,
+        quantization=method,
+        origin="the sizes of its layers",
+        tokenizer=None if layout == "mistral" else original.source,
     )
 
 
 RELEASES = {
-    "2506": _small("2506", "Magistral Small 1.0 (24B)", 131_072, vision=False),
-    "2507": _small("2507", "Magistral Small 1.1 (24B)", 131_072, vision=False),
-    "2509": _small("2509", "Magistral Small 1.2 (24B)", 131_072, vision=True),
+    "2506": _small("2506", "Magistral Small 1.0 (24B)"),
+    "2507": _small("2507", "Magistral Small 1.1 (24B)"),
+    "2509": _small("2509", "Magistral Small 1.2 (24B)", vision=True),
 }
+# 3.4, 8.5 and 13.5 B parameters beside the vision encoder (published); Transformers' Ministral3Config is the 8B.
+MINISTRALS = {
+    "ministral-3b": _ministral("3B", _shape(26, 3_072, 9_216, tied=True)),
+    "ministral-8b": _ministral("8B", _shape(34, 4_096, 14_336)),
+    "ministral-14b": _ministral("14B", _shape(40, 5_120, 16_384)),
+}
+# The first is made by vLLM's LLM Compressor in Mistral's format (its card), so it brings tekken.json. The others are
+# in Hugging Face format; whether they bring one nobody has to know, as the original's is used.
+QUANTISED = {
+    "2506-fp8": _quantised("2506", "RedHatAI/Magistral-Small-2506-FP8", "fp8", "fp8", "fp8", "mistral"),
+    "2509-fp8": _quantised(
+        "2509", "unsloth/Magistral-Small-2509-FP8-Dynamic", "fp8", "fp8", "compressed-tensors", "huggingface"
+    ),
+    "2509-4bit": _quantised(
+        "2509", "cyankiwi/Magistral-Small-2509-AWQ-4bit", "4bit", "int4", "compressed-tensors", "huggingface"
+    ),
+}
+CATALOGUE = RELEASES | QUANTISED | MINISTRALS
+
 _SHORT_NAMES = {"small": "2509", "magistral": "2509", "magistral-small": "2509"}
+
+
+def in_order(*, gpu: bool) -> tuple[Profile, ...]:
+    """What to serve where nobody named a model: the first of these that fits.
+
+    Example:
+        >>> [profile.name.rpartition("small-")[2] for profile in in_order(gpu=True)][:3]
+        ['2509', '2509-fp8', '2509-4bit']
+    """
+    if not gpu:
+        return (abacus(),)
+    names = ("2509", "2509-fp8", "2509-4bit", "ministral-14b", "ministral-8b", "ministral-3b")
+    return tuple(CATALOGUE[name] for name in names)
 
 
 def abacus() -> Profile:
     """The embedded model: real reasoning on arithmetic, on any CPU."""
-    return _folder(_ABACUS_FOLDER, "abacus", "abacus (3 M parameters, arithmetic only)", Sampling(0))
+    found = folders.profile_of(
+        folders.local(ABACUS_FOLDER),
+        name="abacus",
+        title="abacus (3 M parameters, arithmetic only)",
+        source=str(ABACUS_FOLDER),
+        known=release_of,
+    )
+    return dataclasses.replace(found, sampling=Sampling(0))
 
 
 def release_of(source: str) -> Profile | None:
@@ -139,97 +176,110 @@ def release_of(source: str) -> Profile | None:
         'magistral-small-2506'
     """
     last = source.rstrip("/").rpartition("/")[2].lower()
-    return next((profile for profile in RELEASES.values() if last.startswith(profile.name)), None)
+    releases = (*RELEASES.values(), *MINISTRALS.values())
+    return next((profile for profile in releases if last.startswith(profile.name)), None)
 
 
-def find_profile(model: str | None, *, gpu: bool) -> Profile:
-    """The profile of `model`: a short name, a repository or a folder; None is the machine's default.
+def find_profile(model: str) -> Profile:
+    """The profile of `model`: a short name, a folder or a repository.
+
+    A name of the catalogue or a folder needs no network. Any other repository is read from the hub's cache, or else
+    with a few small requests.
 
     Raises:
-        UnknownModel: it is none of these.
-        NotACheckpoint: the folder holds no model.
+        UnknownModel: it is none of these, or a repository that cannot be read.
+        NotACheckpoint: it holds no model that vLLM could load.
 
     Example:
-        >>> find_profile("2506", gpu=True).source
+        >>> find_profile("2506").source
         'mistralai/Magistral-Small-2506'
     """
-    if model is None:
-        return RELEASES["2509"] if gpu else abacus()
-    wanted = model.strip()
-    key = wanted.lower()
-    if key == "abacus":
+    return _find(model.strip(), adapters=True)
+
+
+def _find(wanted: str, *, adapters: bool) -> Profile:
+    """The profile of a name, a folder or a repository; with `adapters`, those of LoRA adapters too."""
+    if wanted.lower() == "abacus":
         return abacus()
-    key = _SHORT_NAMES.get(key, key)
-    for short, profile in RELEASES.items():
-        if key in {short, profile.name, profile.source.lower()}:
-            return profile
-    folder = Path(wanted).expanduser()
-    if folder.is_file():
-        raise UnknownModel(f"{wanted} is a file: name the folder that the checkpoint lies in.")
-    if folder.is_dir():
-        return _folder(folder.absolute(), folder.absolute().name, str(folder), Sampling())
+    if profile := _known(wanted):
+        return profile
+    if path := _path(wanted):
+        if not path.is_dir():
+            raise _no_folder(path)
+        return _told_by(folders.local(path), path.name, str(path), adapters=adapters)
     if wanted.startswith((".", "/", "~")):
         raise UnknownModel(f"There is no folder {wanted}: check the path, or name a model such as abacus or 2509.")
-    raise UnknownModel(_unknown(wanted))
+    if _REPOSITORY.fullmatch(wanted):
+        return _of_repository(wanted, adapters=adapters)
+    raise UnknownModel(f"No model {wanted!r} is known here: {_hint(wanted)} A folder or an owner/repository works too.")
 
 
-def _unknown(wanted: str) -> str:
-    names = ["abacus", *RELEASES, *_SHORT_NAMES, *(p.name for p in RELEASES.values())]
-    names += [p.source for p in RELEASES.values()]
-    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "known are abacus, 2506, 2507, 2509."
-    what = "repository" if _REPOSITORY.fullmatch(wanted) else "model"
-    return f"No {what} {wanted!r} is known here: {hint} A folder with a checkpoint works too."
+def _known(wanted: str) -> Profile | None:
+    key = wanted.lower()
+    key = _SHORT_NAMES.get(key, key)
+    named = (profile for short, profile in CATALOGUE.items() if key in {short, profile.name, profile.source.lower()})
+    return next(named, None)
 
 
-def _folder(folder: Path, name: str, title: str, sampling: Sampling) -> Profile:
-    """What lies in a folder, told by its files and never by its name."""
-    if (folder / "params.json").is_file():
-        missing = [f for f in ("tekken.json",) if not (folder / f).is_file()]
-        if not list(folder.glob("consolidated*.safetensors")):
-            missing.append("consolidated.safetensors")
-        _refuse_if(missing, folder)
-        params = _json(folder / "params.json")
-        try:
-            longest = int(params.get("max_position_embeddings") or params.get("max_seq_len") or 40_960)
-            shape = Shape(
-                sum(f.stat().st_size for f in folder.glob("consolidated*.safetensors")) / 2,
-                int(params["n_layers"]),
-                int(params.get("n_kv_heads") or params["n_heads"]),
-                int(params.get("head_dim") or params["dim"] // params["n_heads"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise NotACheckpoint(
-                f"{folder / 'params.json'} does not describe a model ({type(error).__name__}: {error}): is the "
-                "checkpoint whole?"
-            ) from error
-        return Profile(
-            name, title, str(folder), "mistral", min(longest, 40_960), longest, shape, sampling,
-            vision="vision_encoder" in params,
-        )  # fmt: skip
-    missing = [f for f in ("config.json",) if not (folder / f).is_file()]
-    if not missing and not list(folder.glob("*.safetensors")):
-        missing.append("*.safetensors")
-    _refuse_if(missing, folder)
-    config = _json(folder / "config.json")
-    told = config.get("max_position_embeddings")
-    longest = told if isinstance(told, int) and told > 0 else 40_960
-    return Profile(name, title, str(folder), "huggingface", min(longest, 40_960), longest, None, sampling)
+def _path(wanted: str) -> Path | None:
+    """What it names on this machine; None where there is nothing, or can be nothing of that name."""
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        path = Path(wanted).expanduser().absolute()
+        return path if path.exists() else None
+    return None
 
 
-def _refuse_if(missing: list[str], folder: Path) -> None:
-    if missing:
-        raise NotACheckpoint(
-            f"{folder} is no checkpoint: {', '.join(missing)} missing. vLLM loads params.json + tekken.json + "
-            "consolidated.safetensors, or config.json + *.safetensors."
-        )
+def _no_folder(path: Path) -> NotACheckpoint | UnknownModel:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if file.read(4) == b"GGUF":
+            return NotACheckpoint(folders.gguf(str(path)))
+    return UnknownModel(f"{path} is a file: name the folder that the checkpoint lies in.")
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _of_repository(repository: str, *, adapters: bool) -> Profile:
+    """The profile of a repository, from the hub's cache if it lies there whole, or else from the hub."""
+
+    def told_by(files: folders.Files) -> Profile:
+        # Its own name is the last resort for telling the release that somebody re-uploaded.
+        files = dataclasses.replace(files, bases=(*files.bases, repository))
+        return _told_by(files, repository.rpartition("/")[2], repository, adapters=adapters)
+
+    if cached := hub.snapshot(repository):
+        with contextlib.suppress(NotACheckpoint):
+            return told_by(folders.local(cached))
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise NotACheckpoint(f"{path} cannot be read as JSON ({error}): is the checkpoint whole?") from error
-    if not isinstance(value, dict):
-        raise NotACheckpoint(f"{path} holds no JSON object: is the checkpoint whole?")
-    return value
+        files = hub.files(repository)
+    except UnknownModel as error:
+        near = difflib.get_close_matches(repository, [each.source for each in CATALOGUE.values()], n=1, cutoff=0.8)
+        raise UnknownModel(f"{error} Did you mean {near[0]}?" if near else str(error)) from error
+    return told_by(files)
+
+
+def _told_by(files: folders.Files, name: str, source: str, *, adapters: bool) -> Profile:
+    """The profile of a model's files, or of the base of a LoRA adapter's."""
+    if not folders.is_adapter(files):
+        return folders.profile_of(files, name=name, title=source, source=source, known=release_of)
+    if not adapters:
+        raise NotACheckpoint(f"{files.where} is an adapter as well: merge it into its base first.")
+    adapter, named = folders.adapter_of(files, name=name, source=source)
+    base = _base(named, files.where)
+    return dataclasses.replace(base, title=f"{base.title} with {name}", adapters=(adapter,))
+
+
+def _base(named: str, where: str) -> Profile:
+    """The model that an adapter was made for. One trained on a quantised re-upload is served on the original."""
+    try:
+        if not _known(named) and _REPOSITORY.fullmatch(named) and (release := release_of(named)):
+            return release
+        return _find(named, adapters=False)
+    except (UnknownModel, NotACheckpoint) as error:
+        raise NotACheckpoint(
+            f"The adapter in {where} is made for {named}, which cannot be had ({str(error).rstrip('.')}): set "
+            "base_model_name_or_path in its adapter_config.json to the base's folder or repository."
+        ) from error
+
+
+def _hint(wanted: str) -> str:
+    names = ["abacus", *CATALOGUE, *_SHORT_NAMES, *(profile.name for profile in CATALOGUE.values())]
+    near = difflib.get_close_matches(wanted.lower(), names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"known are abacus, {', '.join(CATALOGUE)}."

@@ -13,12 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from magistral_nb import paths
+from magistral_nb.dialect import dialect
 from magistral_nb.errors import EngineNotFound, UnsupportedPlatform
+from magistral_nb.serving import hardware
+from magistral_nb.serving.releases import newest_for, releases
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-VLLM_VERSION = "0.32.0"
+    from magistral_nb.serving.hardware import Hardware
+    from magistral_nb.serving.releases import Pair, Release
+
+VLLM_VERSION = "0.32.0"  # of the CPU build, by its lock; the CUDA build's is the driver's matter: release_for()
 MARKER = "magistral-nb.json"  # written last into an environment of ours: without it, the environment is half
 
 Build = Literal["cpu", "cuda", "unknown"]
@@ -33,7 +39,10 @@ _CUDA_RUNTIMES = (
 )  # what torch's own CUDA builds bring along
 _LIBRARIES = ("lib*/python3*/site-packages", "lib*/python3*/dist-packages")
 _INSTALL = "type %magistral_serve --install, or in a terminal: magistral-nb install"
-_HINTS = {"cpu": " (for a CPU: 0.5 GB to fetch, 2.3 GB on disk)", "cuda": " (for CUDA: several GB to fetch)"}
+_HINTS = {
+    "cpu": " (for a CPU: 0.5 GB to fetch, 2.3 GB on disk)",
+    "cuda": " (for CUDA: 4 to 5 GB to fetch, 11 GB on disk)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +91,12 @@ def find_engine(wish: str | None = None, *, gpu: bool) -> Engine:
     Args:
         wish: None for the environment that `magistral-nb install` makes, "here" for the vllm beside this
             notebook's own packages, otherwise the folder of an environment or a vllm executable.
-        gpu: look for the CUDA build of our own environment instead of the CPU one; tells nothing with a wish.
+        gpu: look for our own environment with a CUDA build, one that this machine's driver and cards run, instead of
+            the CPU build's; tells nothing with a wish.
 
     Raises:
         EngineNotFound: no vLLM where one was looked for.
+        UnsupportedPlatform: there is none for this machine's driver and cards.
     """
     if wish is None:
         return _find_own("cuda" if gpu else "cpu")
@@ -94,10 +105,42 @@ def find_engine(wish: str | None = None, *, gpu: bool) -> Engine:
     return _find_at(Path(wish).expanduser().absolute())
 
 
+def release_for(here: Hardware, python: Pair | None = None) -> Release:
+    """The newest vLLM that this machine's driver and all of its cards run: the card that allows least decides.
+
+    Args:
+        here: with no driver that tells its CUDA, the newest of all, with a doubt.
+        python: that the engine will run on; None if one can be chosen.
+
+    Raises:
+        UnsupportedPlatform: there is none.
+
+    Example:
+        >>> release_for(hardware.Hardware("Linux", "x86_64", 2, cuda=(12, 8))).version
+        '0.11.2'
+    """
+    capabilities: set[Pair | None] = {gpu.capability for gpu in here.gpus}
+    found = [newest_for(here.cuda, python, capability) for capability in capabilities or {None}]
+    return min(found, key=lambda release: (_numbers(release.version), not release.doubt))
+
+
+def runs_on(version: str, here: Hardware) -> bool:
+    """Whether a CUDA build of this vLLM starts on this machine's driver and all of its cards.
+
+    Example:
+        >>> runs_on("0.32.0", hardware.Hardware("Linux", "x86_64", 2, cuda=(12, 8)))
+        False
+    """
+    if here.cuda is not None and _cuda_of(version)[0] > here.cuda[0]:
+        return False
+    oldest = dialect(version).oldest_card
+    return all(gpu.capability >= oldest for gpu in here.gpus if any(gpu.capability))  # (0, 0) is not known
+
+
 def own_environments(build: Build) -> list[Engine]:
-    """The finished environments of ours for this build: the wanted version first, then the newest."""
+    """The finished environments of ours for this build, the newest version first."""
     found = [engine for folder in sorted(paths.engines().glob(f"vllm-{build}-*")) if (engine := own_engine(folder))]
-    return sorted(found, key=lambda e: (e.version == VLLM_VERSION, _release(e.version)), reverse=True)
+    return sorted(found, key=lambda engine: _numbers(engine.version), reverse=True)
 
 
 def own_engine(folder: Path) -> Engine | None:
@@ -129,13 +172,26 @@ def python_of(folder: Path) -> Path | None:
 
 
 def _find_own(build: Build) -> Engine:
-    found = own_environments(build)
+    found, wanted, others = own_environments(build), VLLM_VERSION, ""
+    if build == "cuda":
+        here = hardware.detect()
+        wanted = release_for(here).version
+        runs = [engine for engine in found if runs_on(engine.version, here)]
+        if found and not runs:
+            others = f"; this driver and these cards do not run {', '.join(engine.version for engine in found)}"
+        found = runs
     if not found:
         raise EngineNotFound(
-            f"No vLLM is installed for this machine's {build.upper()} yet (looked in {paths.engines()}): "
+            f"No vLLM is installed for this machine's {build.upper()} yet (looked in {paths.engines()}{others}): "
             f"{_INSTALL}{_HINTS[build]}."
         )
-    return found[0]
+    return next((engine for engine in found if engine.version == wanted), found[0])
+
+
+def _cuda_of(version: str) -> Pair:
+    """The CUDA that this vLLM was compiled with: that of its minor release, or of the next one in the table."""
+    minor = _numbers(version)[:2]
+    return next((each.cuda for each in releases() if _numbers(each.version)[:2] >= minor), releases()[-1].cuda)
 
 
 def _find_here() -> Engine:
@@ -245,5 +301,5 @@ def _build(distributions: Mapping[str, str]) -> Build:
     return "unknown"  # ROCm, XPU, a build from source
 
 
-def _release(version: str) -> tuple[int, ...]:
+def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])

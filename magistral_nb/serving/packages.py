@@ -1,75 +1,30 @@
-"""Fetching packages into an environment: pip or uv as a child, its output read as progress and failures."""
+"""pip or uv at work: a child process, its output read as progress and failures."""
 
 from __future__ import annotations
 
 import os
 import re
 import selectors
-import shutil
 import subprocess
-import sys
 from collections import deque
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Literal
 
 import psutil
 
-from magistral_nb.errors import EngineInstallFailed
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-Cause = Literal["disk", "network", "hash", "missing", "other"]
+Cause = Literal["disk", "network", "hash", "undated", "missing", "other"]
 
-# Where packages come from and how the network is reached stays the user's choice. Which they are and where
-# they go is ours: PIP_USER, PIP_TARGET, PIP_CONSTRAINT and the like are meant for other environments.
-_KEPT_OF_PIP = frozenset(
-    {
-        "PIP_CACHE_DIR",
-        "PIP_CERT",
-        "PIP_CLIENT_CERT",
-        "PIP_CONFIG_FILE",
-        "PIP_DEFAULT_TIMEOUT",
-        "PIP_EXTRA_INDEX_URL",
-        "PIP_FIND_LINKS",
-        "PIP_INDEX_URL",
-        "PIP_KEYRING_PROVIDER",
-        "PIP_NO_CACHE_DIR",
-        "PIP_NO_INDEX",
-        "PIP_PROXY",
-        "PIP_RETRIES",
-        "PIP_TIMEOUT",
-        "PIP_TRUSTED_HOST",
-        "PIP_USE_DEPRECATED",
-        "PIP_USE_FEATURE",
-    }
-)
-_DROPPED_OF_UV = frozenset(
-    {
-        "UV_BUILD_CONSTRAINT",
-        "UV_CONSTRAINT",
-        "UV_EXCLUDE",
-        "UV_EXCLUDE_NEWER",
-        "UV_NO_BINARY",
-        "UV_OVERRIDE",
-        "UV_PREFIX",
-        "UV_PYTHON",
-        "UV_REQUIRE_HASHES",
-        "UV_SYSTEM_PYTHON",
-        "UV_TARGET",
-        "UV_TORCH_BACKEND",
-    }
-)
-# A variable beats a configuration file, so that `user = true` there does not reach this environment either.
-_SET = {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PIP_REQUIRE_HASHES": "0"}
-_OLDEST_PIP = (22, 3)  # the first with --python
-_PIP_WITH_RAW_PROGRESS = (24, 1)
 _TAIL = 400  # lines; pip's reasons stand within its last few dozen
 
 _FETCHED = re.compile(
     r"\s*(?:Downloading|Using cached|Processing) (?:\S*/)?(?P<file>[^\s/]+\.whl)(?P<size> \([^)]+\))?$"
 )
+_UV_RESOLVED = re.compile(r"Resolved (\d+) packages? in ")
+_UV_FETCHING = re.compile(r"Downloading (?P<name>[\w-]+)(?P<size> \([^)]+\))$")  # it tells those of a megabyte or more
 _ERROR = re.compile(r"\s*(?:ERROR|error|[Cc]aused by|cause): ")  # as pip and as uv say it
 _PERCENT = re.compile(r"Progress (\d+) of (\d+)$")
 _CAUSES: tuple[tuple[Cause, re.Pattern[str]], ...] = (
@@ -82,9 +37,11 @@ _CAUSES: tuple[tuple[Cause, re.Pattern[str]], ...] = (
             r"Connection (?:refused|reset|aborted)|[Ff]ailed to fetch|dns error|Max retries exceeded"
         ),
     ),
+    # An index that does not tell when its files came: uv's words and pip's.
+    ("undated", re.compile(r"missing an upload date|does not provide upload-time metadata")),
     (
         "missing",
-        re.compile(r"No matching distribution found|ResolutionImpossible|there is no version of|No solution"),
+        re.compile(r"No matching distribution found|ResolutionImpossible|Because |No solution"),
     ),
 )
 
@@ -114,86 +71,8 @@ class Failure:
     line: str
 
 
-@dataclass(frozen=True, slots=True)
-class Installer:
-    """The command that puts packages into one environment."""
-
-    command: tuple[str, ...]
-
-    def argv(self, request: Sequence[str]) -> list[str]:
-        """The whole command line for a request such as ["--no-deps", "torch==2.13.0+cpu"]."""
-        return [*self.command, *request]
-
-
-def clean_environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables for a child whose Python is not the notebook's.
-
-    PYTHONPATH and PYTHONHOME would mix this kernel's packages into the environment that is being made.
-
-    Example:
-        >>> clean_environment({"PYTHONPATH": "/x", "PIP_TARGET": "/y", "PIP_PROXY": "p"})["PIP_PROXY"]
-        'p'
-    """
-    return {name: value for name, value in variables.items() if not _is_dropped(name)} | _SET
-
-
-def _is_dropped(name: str) -> bool:
-    if name.startswith("PIP_"):
-        return name not in _KEPT_OF_PIP
-    return name.startswith(("PYTHON", "_PIP_")) or name in _DROPPED_OF_UV
-
-
-def find_installer(python: Path, environment: Mapping[str, str]) -> Installer:
-    """The way to put packages into the environment of `python`, which has no pip of its own.
-
-    Args:
-        python: of the environment.
-        environment: variables for the children, from clean_environment().
-
-    Raises:
-        EngineInstallFailed: there is neither pip nor uv, nor can Python bring its own pip.
-    """
-    # -P: a file called pip.py beside the notebook is not pip.
-    version = _pip_version([sys.executable, "-P", "-m", "pip"], environment)
-    if version >= _OLDEST_PIP:
-        return pip_installer((sys.executable, "-P", "-m", "pip", "--python", str(python)), version)
-    if uv := shutil.which("uv", path=environment.get("PATH")):
-        quiet = ("--no-progress", "--color", "never")
-        return Installer((uv, "pip", "install", *quiet, "--python", str(python)))
-    own = [str(python), "-P", "-m", "pip"]
-    _output([str(python), "-P", "-m", "ensurepip"], environment)
-    version = _pip_version(own, environment)
-    if version >= _OLDEST_PIP:
-        return pip_installer(tuple(own), version)
-    raise EngineInstallFailed(
-        f"Nothing here can fetch packages: neither pip {'.'.join(map(str, _OLDEST_PIP))} or newer for "
-        f"{sys.executable} nor uv was found; install one of them (Debian, Ubuntu: apt install python3-pip) "
-        "and type %magistral_serve --install."
-    )
-
-
-def pip_installer(pip: tuple[str, ...], version: tuple[int, int]) -> Installer:
-    """An installer on top of `pip`, its output made fit for reading by a program of that version."""
-    bar = "raw" if version >= _PIP_WITH_RAW_PROGRESS else "off"
-    quiet = ("--no-input", "--disable-pip-version-check", "--no-color", "--progress-bar", bar)
-    return Installer((*pip, "install", *quiet))
-
-
-def _pip_version(pip: list[str], environment: Mapping[str, str]) -> tuple[int, int]:
-    found = re.match(r"pip (\d+)\.(\d+)", _output([*pip, "--version"], environment))
-    return (int(found[1]), int(found[2])) if found else (0, 0)
-
-
-def _output(command: list[str], environment: Mapping[str, str]) -> str:
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, check=False, stdin=subprocess.DEVNULL)
-    except OSError:
-        return ""
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
-
-
 def read_line(step: Step, line: str) -> Step:
-    """The progress after one more line of pip's output; what tells nothing changes nothing.
+    """The progress after one more line of pip's or uv's output; what tells nothing changes nothing.
 
     Example:
         >>> read_line(Step("packages", 0, 4), "  Downloading numpy-2.3.5-cp311-cp311-x.whl (16.6 MB)")
@@ -207,10 +86,20 @@ def read_line(step: Step, line: str) -> Step:
     if (found := _PERCENT.match(line)) and step.detail and int(found[2]):
         percent = 100 * int(found[1]) // int(found[2])
         return replace(step, detail=re.sub(r"(, \d+ %)?$", f", {percent} %", step.detail, count=1))
-    if line.startswith("Installing collected packages:"):
+    if line.startswith(("Installing collected packages:", "Prepared ")):
         return replace(step, done=max(step.done, half), detail="unpacking")
-    if line.startswith("Successfully installed"):
+    if line.startswith(("Successfully installed", "Installed ")):
         return replace(step, done=step.total, detail="unpacked")
+    return _read_uv(step, line)
+
+
+def _read_uv(step: Step, line: str) -> Step:
+    if (found := _UV_RESOLVED.match(line)) and not step.total:
+        return replace(step, total=2 * int(found[1]), detail=f"fetching {found[1]} packages")
+    if found := _UV_FETCHING.match(line):
+        return replace(step, detail=f"fetching {found['name']}{found['size']}")
+    if line.startswith(" Downloaded "):
+        return replace(step, done=max(step.done, min(step.done + 1, step.total // 2)))
     return step
 
 
@@ -234,7 +123,11 @@ def explain(lines: Sequence[str]) -> Failure:
 
 
 def _bare(line: str) -> str:
-    return _ERROR.sub("", line).removeprefix("WARNING: ")
+    return _ERROR.sub("", line).removeprefix("WARNING: ").removeprefix("╰─▶ ")  # older versions of uv draw
+
+
+def _ignore(*_: str) -> None:
+    pass
 
 
 def run(
@@ -243,8 +136,8 @@ def run(
     environment: Mapping[str, str],
     folder: Path,
     log: IO[str],
-    on_line: Callable[[str], None],
-    on_idle: Callable[[], None],
+    on_line: Callable[[str], None] = _ignore,
+    on_idle: Callable[[], None] = _ignore,
 ) -> Failure | None:
     """Run pip or uv to its end, or kill it with all its children when this is interrupted.
 

@@ -18,9 +18,10 @@ from filelock import FileLock
 from magistral_nb import paths
 from magistral_nb.errors import InvalidOption
 from magistral_nb.processes import Process
+from magistral_nb.serving.diagnosis import Diagnosis
 from magistral_nb.serving.plan import Plan
 
-_VERSION = 1
+_VERSION = 2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Status = Literal["booting", "ready", "failed"]
@@ -37,13 +38,16 @@ class ServerState:
         api_key: 256 random bits; here and in environments, nowhere else.
         log_path: of the engine's output.
         wished_port: None lets the supervisor find one.
+        wished_engine: as `find_engine` takes it.
         base_url: "http://127.0.0.1:PORT/v1" once the port is known.
         context: tokens, as the server itself says once it is ready.
         system_prompt: the model's own.
         price_per_hour: of the machine, in any currency; None was not told.
+        downloads: what the boot needs of the hub, as the words of `download.Fetch`.
         stages: (name, seconds since the boot began) of each stage reached.
         detail: what the running stage says of itself, such as "40%".
         error: one line, when failed or died.
+        diagnosis: why, as far as the log tells.
         created: seconds since the epoch.
         supervisor: the process that owns the engine.
         engine: vLLM's process and process group.
@@ -55,13 +59,16 @@ class ServerState:
     api_key: str = field(repr=False)
     log_path: str
     wished_port: int | None = None
+    wished_engine: str | None = None
     base_url: str | None = None
     context: int | None = None
     system_prompt: str | None = None
     price_per_hour: float | None = None
+    downloads: tuple[str, ...] = ()
     stages: tuple[tuple[str, float], ...] = ()
     detail: str = ""
     error: str | None = None
+    diagnosis: Diagnosis | None = None
     created: float = 0.0
     supervisor: Process | None = None
     engine: Process | None = None
@@ -102,6 +109,8 @@ class ServerState:
             for name in ("supervisor", "engine"):
                 raw[name] = None if raw.get(name) is None else Process(**raw[name])
             raw["plan"] = Plan.from_dict(raw["plan"])
+            raw["diagnosis"] = None if raw.get("diagnosis") is None else Diagnosis.from_dict(raw["diagnosis"])
+            raw["downloads"] = tuple(raw.get("downloads", ()))
             raw["stages"] = tuple((k, v) for k, v in raw["stages"])
             return ServerState(**raw)
         except (KeyError, TypeError) as error:
@@ -138,8 +147,13 @@ def lock(name: str) -> FileLock:
 
 def load(name: str) -> ServerState | None:
     """The state of this server, None where there is none that can be read."""
+    return read(path_of(name))
+
+
+def read(path: Path) -> ServerState | None:
+    """The state in this file, which may be another home's; None where there is none that can be read."""
     try:
-        return ServerState.from_json(path_of(name).read_text(encoding="utf-8"))
+        return ServerState.from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

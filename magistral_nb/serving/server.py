@@ -171,9 +171,7 @@ class Server:
             if state.status == "ready":
                 break
             if state.status == "failed":
-                raise BootFailed(
-                    f"Server {self.name!r} did not boot: {state.error}. %magistral_logs {self.name} shows more."
-                )
+                raise BootFailed(_failure(state))
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"Server {self.name!r} is not ready after {timeout:g} s; its boot goes on.")
             time.sleep(_TICK_SECONDS)
@@ -301,3 +299,22 @@ def _not_found(name: str) -> str:
         return f"No server {name!r} is known: did you mean {near[0]}?"
     known = f"known are {', '.join(names)}" if names else "none is running"
     return f"No server {name!r} is known ({known}): %magistral_serve --name {name} starts one."
+
+
+def _failure(state: ServerState) -> str:
+    """Why a boot failed: the cause, what to do, what to type, and below it the log's own words."""
+    cause = f"Server {state.name!r} did not boot: {(state.error or 'nobody knows why').rstrip('.')}."
+    found = state.diagnosis
+    if found is None:
+        return f"{cause} %magistral_logs {state.name} shows more."
+    told = f"{cause} {found.remedy}"
+    if found.changes:
+        from magistral_nb.serving.serve_line import serve_line, typed
+
+        again = typed(state)
+        # A switch that the plan itself has set changes nothing.
+        news = [change for change in found.changes if change[1] != "" or change[0].split()[-1] not in state.plan.argv]
+        if (line := serve_line(again, news)) != serve_line(again, ()):
+            told += f" To try that: {line}"
+    shown = found.context or ((found.evidence,) if found.evidence not in cause else ())
+    return "\n".join((told, *(f"    {line}" for line in shown)))

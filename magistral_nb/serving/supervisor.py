@@ -22,8 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from magistral_nb.asking.endpoint import Endpoint, Question, messages
 from magistral_nb.asking.wire import error_text
-from magistral_nb.processes import Process
-from magistral_nb.serving.boot_log import ASKING, BootLog, diagnose
+from magistral_nb.processes import Process, end_group
+from magistral_nb.serving import durations
+from magistral_nb.serving.boot_log import ASKING, DOWNLOADING, BootLog
+from magistral_nb.serving.diagnosis import diagnose
+from magistral_nb.serving.masking import masked
+from magistral_nb.serving.orphans import MARK, Mark
 from magistral_nb.serving.registry import ServerState, save
 
 if TYPE_CHECKING:
@@ -34,8 +38,6 @@ HOST = "127.0.0.1"
 KEY_VARIABLE = "VLLM_API_KEY"  # vLLM reads its key here, where `ps` does not show it
 
 _TICK_SECONDS = 0.1
-_GRACE_SECONDS = 15.0  # vLLM is usually gone within one second of SIGTERM
-_ORPHAN_SECONDS = 2.0  # its children may not notice that it died
 _FIRST_QUESTION = "What is 2 + 2?"
 _FIRST_TOKENS = 12  # enough to see the whole path work; cut by length counts
 _FIRST_SECONDS = 300.0  # a first request may compile kernels
@@ -55,32 +57,62 @@ class Supervisor:
         """The whole life of a server."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._told_to_stop)
+        if not self._download():
+            return
         port = self._state.wished_port or free_port()
         argv = [*self._state.plan.argv, "--host", HOST, "--port", str(port)]
-        log_path = Path(self._state.log_path)
+        log_path, me = Path(self._state.log_path), Process.of(os.getpid())
         with log_path.open("ab") as log:
             engine = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=engine_environment(self._state, os.environ),
+                env=engine_environment(self._state, os.environ, Mark(me, self._path)),
                 start_new_session=True,
             )
         be_nice(engine.pid, self._state.plan.niceness)
-        self._write(
-            base_url=f"http://{HOST}:{port}/v1", supervisor=Process.of(os.getpid()), engine=Process.of(engine.pid)
-        )
+        self._write(base_url=f"http://{HOST}:{port}/v1", supervisor=me, engine=Process.of(engine.pid))
         try:
             self._boot(engine, port, log_path)
             while engine.poll() is None and not self._stop.wait(_TICK_SECONDS):
                 pass
         finally:
             code = engine.poll()
-            self._say_how_it_ended(code, log_path)  # before the group is ended: until then it would look ready
-            end_group(engine.pid, engine, _GRACE_SECONDS if code is None else _ORPHAN_SECONDS)
+            self._say_how_it_ended(code)  # before the group is ended: until then it would look ready
+            end_group(engine.pid, engine)  # also where it is dead: its children may not notice
             if self._state.status != "failed":
                 self._path.unlink(missing_ok=True)
+
+    def _download(self) -> bool:
+        """Fetch what the hub still has to give, in a process of its own; False where that failed or was ended."""
+        if not self._state.downloads:
+            return True
+        from magistral_nb.serving import download
+
+        log_path = Path(self._state.log_path)
+        with log_path.open("ab") as log:
+            argv = [sys.executable, "-P", "-m", download.__name__, *self._state.downloads]
+            child = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )  # fmt: skip
+        # Known as the engine meanwhile, so that whoever stops the server finds it.
+        self._write(supervisor=Process.of(os.getpid()), engine=Process.of(child.pid))
+        try:
+            with log_path.open("rb") as lines:
+                while child.poll() is None and not self._stop.wait(_TICK_SECONDS):
+                    for line in lines:
+                        if progress := download.Progress.read(line.decode(errors="replace")):
+                            self._reached(DOWNLOADING, progress.words)
+        finally:
+            code = child.poll()
+            end_group(child.pid, child)
+        if code:
+            text = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+            self._fail(f"the download ended with code {code}", told=download.failure_in(text))
+        elif self._stop.is_set():
+            self._path.unlink(missing_ok=True)
+        return code == 0 and not self._stop.is_set()
 
     def _boot(self, engine: subprocess.Popen[bytes], port: int, log_path: Path) -> None:
         """Follow the log until the API answers, then ask a first real question."""
@@ -107,7 +139,10 @@ class Supervisor:
         try:
             status, reply = self._request(port, "POST", "/v1/chat/completions", body, _FIRST_SECONDS)
             if status != _OK or not reply.get("choices"):
-                self._fail(f"it is up, but answers a question with {status}: {error_text(reply)}")
+                told = error_text(reply)
+                with Path(self._state.log_path).open("a", encoding="utf-8") as log:  # vLLM itself does not write it
+                    log.write(f"ERROR: the first question was answered with {status}: {masked(told)}\n")
+                self._fail(f"it is up, but answers a question with {status}", reply=told)
                 return
             _, listed = self._request(port, "GET", "/v1/models", None, _FIRST_SECONDS)
             context = listed["data"][0].get("max_model_len") or self._state.plan.context
@@ -116,9 +151,19 @@ class Supervisor:
                 self._fail(f"it is up, but did not answer a question ({type(error).__name__}: {error})")
             return
         self._write(status="ready", context=context, detail="")
+        took = time.monotonic() - self._began
+        durations.save(self._state.plan.fingerprint, durations.durations_of(self._state.stages, took))
 
-    def _fail(self, why: str) -> None:
-        self._write(status="failed", error=why)
+    def _fail(
+        self, why: str, *, told: str | None = None, code: int | None = None, reply: str | None = None
+    ) -> None:  # fmt: skip
+        """Write down why, as it was told already or as the log tells it."""
+        if told is not None:
+            self._write(status="failed", error=told)
+            return
+        lines = Path(self._state.log_path).read_text(encoding="utf-8", errors="replace").splitlines()
+        found = diagnose(lines, exit_code=code, reply=reply)
+        self._write(status="failed", error=found.cause if found else why, diagnosis=found)
         self._stop.set()
 
     def _healthy(self, port: int) -> bool:
@@ -158,23 +203,32 @@ class Supervisor:
     def _told_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stop.set()
 
-    def _say_how_it_ended(self, code: int | None, log_path: Path) -> None:
+    def _say_how_it_ended(self, code: int | None) -> None:
         """`code` is the engine's own, None where it still runs and was told to stop."""
         if self._state.status == "failed" or code is None:
             return
         how = f"by signal {-code}" if code < 0 else f"with code {code}"
-        cause = diagnose(log_path.read_text(encoding="utf-8", errors="replace").splitlines())
-        self._write(status="failed", error=f"vLLM ended {how}" + (f": {cause.rstrip('.')}" if cause else ""))
+        self._fail(f"vLLM ended {how}", code=code)
 
 
-def engine_environment(state: ServerState, own: Mapping[str, str]) -> dict[str, str]:
-    """The engine's environment: the kernel's, less what would break another Python, plus plan and key."""
+def engine_environment(state: ServerState, own: Mapping[str, str], mark: Mark) -> dict[str, str]:
+    """The engine's environment: the kernel's, less what would break another Python, plus plan, key and mark."""
     dropped = {"PYTHONHOME", "MPLBACKEND"}
     if state.plan.argv[0] != sys.executable:
         dropped.add("PYTHONPATH")
     kept = {name: value for name, value in own.items() if name not in dropped}
-    # Without the safe path a random.py beside the notebook would be imported by vLLM.
-    return kept | dict(state.plan.environment) | {KEY_VARIABLE: state.api_key, "PYTHONSAFEPATH": "1"}
+    # Programs that came with the engine, as ninja, which FlashInfer calls, are found as in an activated environment.
+    kept["PATH"] = os.pathsep.join([str(Path(state.plan.argv[0]).parent), own.get("PATH", os.defpath)])
+    return (
+        kept
+        | dict(state.plan.environment)
+        | {
+            KEY_VARIABLE: state.api_key,
+            MARK: mark.text,
+            "SPT_NOENV": "1",  # or setproctitle writes "VLLM::EngineCore" over the memory in which the mark is read
+            "PYTHONSAFEPATH": "1",  # or a random.py beside the notebook would be imported by vLLM
+        }
+    )
 
 
 def be_nice(pid: int, niceness: int) -> None:
@@ -182,30 +236,6 @@ def be_nice(pid: int, niceness: int) -> None:
     with contextlib.suppress(ProcessLookupError):  # it may have ended already
         if os.getpriority(os.PRIO_PROCESS, pid) < niceness:
             os.setpriority(os.PRIO_PROCESS, pid, niceness)
-
-
-def end_group(pgid: int, leader: subprocess.Popen[bytes] | None = None, grace_seconds: float = _GRACE_SECONDS) -> None:
-    """End a whole process group: SIGTERM, a grace time, then SIGKILL for whatever is left."""
-    import psutil
-
-    def members() -> list[psutil.Process]:
-        if leader is not None:
-            leader.poll()  # reap it, or it would look alive for ever
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, ProcessLookupError):
-                if os.getpgid(process.pid) == pgid and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
-
-    for number, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5.0)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pgid, number)
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if not members():
-                return
-            time.sleep(0.05)
 
 
 def free_port() -> int:

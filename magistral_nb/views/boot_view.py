@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import re
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -15,12 +17,16 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 _REWRITE = "\r\x1b[K"  # to the start of the line, and clear it
+_PERCENT = re.compile(r"(\d{1,3})%")
+_BARS = (20, 10, 5)  # characters: the first for which there is room, as one that is fitted closely would tremble
+_BAR_STYLE = "flex: 0 1 16em; align-self: center; accent-color: var(--jp-brand-color1, #1976d2)"
 
 
 class BootView:
     """Shows the stages of a boot, the last one running.
 
-    In a notebook one output is rewritten, at most once a second; in a terminal each stage gets a line.
+    In a notebook one output is rewritten, once a second and for each new stage; in a terminal each stage gets a line.
+    A note that begins with a percentage, such as "40%", gets a bar.
 
     Example:
         >>> import io
@@ -57,24 +63,31 @@ class _RichBoot:
     def __init__(self) -> None:
         self._place = Place()
         self._stages: list[tuple[str, float]] = []
-        self._shown = ""
+        self._shown = (0, 0)  # how many stages, and the seconds of the last one
 
     def update(self, stages: list[tuple[str, float]], note: str) -> None:
         self._stages = stages
-        rows = [(name, _exactly(seconds)) for name, seconds in stages]
         name, seconds = stages[-1]
-        rows[-1] = (name, " · ".join(filter(None, [_roughly(seconds), note])))
-        page = framed(_table(rows, running=True), "thinking")
-        if page != self._shown:  # shown seconds are whole while a stage runs
-            self._shown = page
-            self._place.show({"text/html": page, "text/plain": _text(rows)})
+        now = len(stages), round(seconds)
+        if now == self._shown:  # whatever the note says: each output carries the views' whole style, 2.5 kB
+            return
+        self._shown = now
+        past, percent = stages[:-1], _percent(note)
+        value = " · ".join(filter(None, [_roughly(seconds), note]))
+        bar = "" if percent is None else f" {_html_bar(name, percent)}"
+        running = f"<b>{html.escape(name)}</b>{bar} <span>{html.escape(value)}</span>"
+        page = framed(f"{_table(past)}{_line(running)}", "thinking")
+        lines = [
+            *(f"{name}  {_exactly(seconds)}" for name, seconds in past),
+            _text_line(name, value, percent, _BARS[0]),
+        ]
+        self._place.show({"text/html": page, "text/plain": "\n".join(lines)})
 
     def close(self, line: str, *, ok: bool) -> None:
-        rows = [(name, _exactly(seconds)) for name, seconds in self._stages]
         head = f"<b>{html.escape(line)}</b>"
-        if rows:
+        if self._stages:
             summary = f'<summary data-lm-suppress-shortcuts="true">{head}</summary>'
-            head = f"<details>{summary}{_table(rows, running=False)}</details>"
+            head = f"<details>{summary}{_table(self._stages)}</details>"
         page = framed(head, "done" if ok else "failed")
         self._place.close({"text/html": page, "text/plain": line})
 
@@ -82,8 +95,7 @@ class _RichBoot:
 class _PlainBoot:
     """A line for each stage: its name when it begins, its seconds when it has ended.
 
-    A note such as "40%" is rewritten in the running stage's line, which only a terminal can do; a log goes
-    without.
+    The bar and the note are rewritten in the running stage's line, which only a terminal can do; a log goes without.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -97,7 +109,7 @@ class _PlainBoot:
                 self._end_stage(stages[index - 1])
             self._write(stages[index][0])
         if note != self._note and self._stream.isatty():
-            self._write(f"{_REWRITE}{stages[-1][0]}  {note}")
+            self._write(_REWRITE + _fitted(stages[-1][0], note, shutil.get_terminal_size().columns))
         self._stages, self._note = stages, note
 
     def close(self, line: str, *, ok: bool) -> None:
@@ -117,17 +129,40 @@ class _PlainBoot:
         self._stream.flush()
 
 
-def _table(rows: list[tuple[str, str]], *, running: bool) -> str:
-    lines = []
-    for index, (name, value) in enumerate(rows):
-        tag = "b" if running and index == len(rows) - 1 else "span"
-        line = f"<{tag}>{html.escape(name)}</{tag}> <span>{html.escape(value)}</span>"
-        lines.append(f'<div class="magistral-line">{line}</div>')
-    return "".join(lines)
+def _percent(note: str) -> int | None:
+    """That a note begins with, 100 at most."""
+    found = _PERCENT.match(note)
+    return None if found is None else min(100, int(found[1]))
 
 
-def _text(rows: list[tuple[str, str]]) -> str:
-    return "\n".join(f"{name}  {value}" for name, value in rows)
+def _table(stages: list[tuple[str, float]]) -> str:
+    """Stages that have ended."""
+    cells = ((html.escape(name), _exactly(seconds)) for name, seconds in stages)
+    return "".join(_line(f"<span>{name}</span> <span>{value}</span>") for name, value in cells)
+
+
+def _line(inside: str) -> str:
+    return f'<div class="magistral-line">{inside}</div>'
+
+
+def _html_bar(name: str, percent: int) -> str:
+    """HTML's own: it needs no script, and of a notebook that is not trusted Jupyter's sanitiser leaves it."""
+    label = html.escape(name)
+    return f'<progress max="100" value="{percent}" aria-label="{label}" style="{_BAR_STYLE}"></progress>'
+
+
+def _text_line(name: str, note: str, percent: int | None, room: int) -> str:
+    """The running stage's, with a bar of so many characters; in ASCII, which every terminal and log can write."""
+    if percent is None or not room:
+        return f"{name}  {note}".rstrip()
+    done = percent * room // 100
+    return f"{name}  [{'#' * done}{'.' * (room - done)}]  {note}"
+
+
+def _fitted(name: str, note: str, columns: int) -> str:
+    """The running stage's line, shorter than a terminal's: one that wraps cannot be rewritten."""
+    room = next((bar for bar in _BARS if len(f"{name}  []  {note}") + bar < columns), 0)
+    return _text_line(name, note, _percent(note), room)[: columns - 1]
 
 
 def _exactly(seconds: float) -> str:

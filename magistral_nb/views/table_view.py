@@ -12,7 +12,9 @@ from magistral_nb.views.wording import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    Rows = Sequence[tuple[str, str, str]]  # what, its value, and why or what that means
+    Rows = Sequence[tuple[str, ...]]  # what, its value, why or what that means, and perhaps its source
+
+_TAGS = (("", ""), ("<b>", "</b>"), ("", ""), ('<span style="opacity: 0.7">', "</span>"))  # of the columns
 
 
 def show_table(title: str, rows: Rows, notes: Sequence[str] = (), *, rich: bool, stream: TextIO | None = None) -> None:
@@ -43,7 +45,10 @@ def table_text(title: str, rows: Rows, notes: Sequence[str] = ()) -> str:
           context  2,048 tokens  all that the model has
     """
     first, second = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
-    lines = [f"  {what:<{first}}  {value:<{second}}  {why}".rstrip() for what, value, why in rows]
+    lines = [
+        f"  {what:<{first}}  {value:<{second}}  {why}{''.join(f' [{source}]' for source in sources)}".rstrip()
+        for what, value, why, *sources in rows
+    ]
     return printable("\n".join([title, *lines, *notes]))
 
 
@@ -51,9 +56,10 @@ def table_html(title: str, rows: Rows, notes: Sequence[str] = ()) -> str:
     """The table as HTML; every word is escaped, since a folder or a model can have any name."""
     cell = '<td style="text-align: left; vertical-align: top; padding: 0 12px 0 0; background: none">'
     body = "".join(
-        f'<tr style="background: none">{cell}{html.escape(what)}</td>{cell}<b>{html.escape(value)}</b></td>'
-        f"{cell}{html.escape(why)}</td></tr>"
-        for what, value, why in rows
+        '<tr style="background: none">'
+        + "".join(f"{cell}{tag}{html.escape(word)}{end}</td>" for word, (tag, end) in zip(row, _TAGS, strict=False))
+        + "</tr>"
+        for row in rows
     )
     table = f'<table style="margin: 4px 0; border: 0; font-size: inherit; color: inherit">{body}</table>'
     below = "".join(f"<div>{html.escape(note)}</div>" for note in notes)

@@ -8,20 +8,24 @@ import re
 # C0 and C1 controls but for tab and newline, DEL, and halves of characters that no encoding can write.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
+_HOUR = 60  # minutes
+
 
 def duration(seconds: float) -> str:
     """Seconds as a reader says them.
 
     Example:
-        >>> duration(0.42), duration(14.2), duration(125)
-        ('0.4 s', '14 s', '2 min 05 s')
+        >>> duration(0.42), duration(14.2), duration(125), duration(7_380)
+        ('0.4 s', '14 s', '2 min 05 s', '2 h 03 min')
     """
     if seconds < 1:
         return f"{max(seconds, 0):.1f} s"
     if seconds < 59.5:  # noqa: PLR2004 - 59.6 is shown as a minute, never as "60 s"
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s"
+    if minutes < _HOUR:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // _HOUR} h {minutes % _HOUR:02d} min"
 
 
 def token_count(tokens: int | None) -> str | None:

@@ -15,7 +15,7 @@ from traces import FOUND, UNSURE, think
 from magistral_nb.abacus.generator import LEVELS, STORY_KINDS, draw, is_refusal, is_right
 
 CELLS = [(kind, level) for kind, levels in LEVELS.items() for level in range(1, levels + 1)]
-TIMES = 40
+TIMES = 25
 
 
 def drawn(kind):
@@ -39,9 +39,9 @@ def test_traces_are_true_and_end_in_the_truth(kind):
 
 def test_who_slips_three_times_stops_and_says_so():
     rng = random.Random(8)
-    thoughts = [think(draw(rng, "multiply", 6, "training", seen=True), rng) for _ in range(3000)]
+    thoughts = [think(draw(rng, "multiply", 6, "training", seen=True), rng) for _ in range(1500)]
     unsure = [thought for thought in thoughts if thought.answer == UNSURE]
-    assert 3 < len(unsure) < 60
+    assert 1 < len(unsure) < 30
     assert all([each in thought.text for each in FOUND] == [True] * 3 for thought in unsure)
     assert max(thought.text.count("a slip.") for thought in thoughts) == 3
     assert not is_refusal(UNSURE)

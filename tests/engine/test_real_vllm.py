@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _thread
 import asyncio
-import json
 import os
 import subprocess
 import sys
@@ -23,10 +22,7 @@ from magistral_nb import errors
 from magistral_nb.asking.endpoint import Question
 from magistral_nb.asking.running import Running
 from magistral_nb.serving import registry
-from magistral_nb.serving.catalogue import RELEASES
 from magistral_nb.serving.engine import find_engine
-from magistral_nb.serving.hardware import Gpu, Hardware
-from magistral_nb.serving.plan import Wishes, make_plan
 from magistral_nb.serving.server import find_server
 
 pytestmark = pytest.mark.engine
@@ -246,70 +242,6 @@ def test_samples_with_a_budget(abacus):
     assert [answer.usage.thinking_tokens for answer in answers] == [30] * 3
     assert len({answer.text for answer in answers}) == 1, "greedy"
     assert len({answer.id for answer in answers}) == 3
-
-
-GPUS = {
-    "H100": Gpu("NVIDIA H100 80GB HBM3", int(79.6 * GIB), int(79 * GIB), (9, 0)),
-    "A100": Gpu("NVIDIA A100-SXM4-40GB", int(39.4 * GIB), int(39 * GIB), (8, 0)),
-    "L40S": Gpu("NVIDIA L40S", int(44.4 * GIB), int(44 * GIB), (8, 9)),
-}
-PARSE = """
-import json, sys
-from vllm.utils.argparse_utils import FlexibleArgumentParser
-from vllm.entrypoints.launchers.cli_args import make_arg_parser
-from vllm.engine.arg_utils import AsyncEngineArgs
-for argv in json.load(sys.stdin):
-    try:
-        parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(argv)
-        args = AsyncEngineArgs.from_cli_args(parsed)
-        print(json.dumps([parsed.model_tag, args.quantization, args.kv_cache_dtype, args.max_model_len]))
-    except SystemExit:
-        print("refused")
-"""
-
-
-def test_gpu_command_lines_parse_in_vllm_itself():
-    """Parsing proves little (no memory, no kernel), but a flag that is gone is found; --dtype fp8 is the control."""
-    engine = find_engine(None, gpu=False)
-    plans = [
-        make_plan(Hardware("Linux", "x86_64", 8, gpus=(gpu,)), profile, Wishes(), engine)
-        for gpu in GPUS.values()
-        for profile in RELEASES.values()
-    ]
-    lines = [list(plan.argv[plan.argv.index("serve") + 1 :]) for plan in plans]
-    lines.append([*lines[0], "--dtype", "fp8"])
-    done = subprocess.run(
-        [engine.command[0], "-c", PARSE],
-        input=json.dumps(lines),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=200,
-    )
-    *parsed, control = done.stdout.strip().splitlines()
-    assert control == "refused"
-    assert [json.loads(line) for line in parsed] == [
-        [profile.source, "fp8_per_tensor", "fp8", 40_960] for _ in GPUS for profile in RELEASES.values()
-    ]
-
-
-def test_an_unknown_flag_fails_the_boot_with_vllm_s_own_words(abacus):
-    with pytest.raises(errors.BootFailed, match=r"unrecognized arguments: --no-such-flag"):
-        magistral_nb.serve("abacus", name="wrong", engine_args=["--no-such-flag"])
-    magistral_nb.Server("wrong").stop()
-
-
-@pytest.mark.long
-def test_torn_weights_fail_the_boot_with_the_cause(abacus, tmp_path):
-    source = Path(magistral_nb.__file__).parent / "abacus"
-    for name in ("params.json", "tekken.json"):
-        (tmp_path / name).write_bytes((source / name).read_bytes())
-    weights = (source / "consolidated.safetensors").read_bytes()
-    (tmp_path / "consolidated.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(errors.BootFailed, match=r"(?i)safetensor") as caught:
-        magistral_nb.serve(str(tmp_path), name="torn")
-    assert "Engine core initialization failed" not in str(caught.value)
-    magistral_nb.Server("torn").stop()
 
 
 @pytest.mark.long

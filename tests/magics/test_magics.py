@@ -9,10 +9,12 @@ import time
 
 import pytest
 from IPython.core.error import StdinNotImplementedError
+from serving.environments import make_own
 from stand_in import StandIn, content, deltas, done, finish, reasoning, refuse, usage
 
+from magistral_nb import cli
 from magistral_nb.magics.shown import CellFailed, CellInterrupted
-from magistral_nb.serving import registry
+from magistral_nb.serving import hardware, orphans, registry
 from magistral_nb.serving.server import find_server
 
 GOOD = [reasoning("2 + 2 = 4.", [1, 2, 3]), content("It is **4**.", [4]), finish("stop"), usage(9, 5, 3), done()]
@@ -107,6 +109,8 @@ def test_options_reach_the_request(connected, stand_in):
         ("%magistral_connect ht!tp://", "is no address"),
         ("%magistral_connect http://127.0.0.1:9", "Nothing answers"),
         ("%magistral_stop nope", "No server 'nope'"),
+        ("%magistral_stop nope --all", "Either nope or --all: choose one"),
+        ("%magistral_stop --all --orphans", "Either --all or --orphans: choose one"),
         ("%magistral_logs", "connected server"),
     ],
 )
@@ -120,6 +124,23 @@ def test_mistakes_are_one_line_without_a_traceback(connected, capsys, source, sa
 
     assert re.search(says, text)
     assert len([line for line in text.splitlines() if line.strip()]) == 1
+
+
+def test_where_dead_servers_have_left_nothing_there_is_nothing_to_stop(shell, monkeypatch, capsys):
+    monkeypatch.setattr(orphans, "MARK", "MAGISTRAL_NB_TEST")  # or it would end what other runs have left
+    assert run(shell, "%magistral_stop --orphans").success
+    assert "No dead server has left anything" in capsys.readouterr().out
+
+
+def test_a_broken_driver_is_told_where_the_cpu_engine_is_installed_for_it(home, monkeypatch, capsys):
+    (home / "cache" / "engines").unlink()
+    make_own()
+    trouble = "The NVIDIA driver does not answer, as its kernel module is not loaded: type sudo modprobe nvidia."
+    monkeypatch.setattr(hardware, "detect", lambda: hardware.Hardware("Linux", "x86_64", 2, trouble=trouble))
+    assert cli.main(["install"]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == trouble
+    assert last.startswith("vLLM 0.32.0 (cpu) is installed")
 
 
 def test_a_refused_question_fails_the_cell_with_one_line(connected, stand_in, capsys):

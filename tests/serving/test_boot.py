@@ -16,7 +16,7 @@ import pytest
 
 import magistral_nb
 from magistral_nb import errors
-from magistral_nb.serving import registry
+from magistral_nb.serving import orphans, registry
 from magistral_nb.serving.server import find_server
 
 pytestmark = pytest.mark.engine
@@ -172,8 +172,9 @@ def test_death_while_loading_names_the_root_cause(serve, checkpoint):
     behave(checkpoint, "die")
     with pytest.raises(errors.BootFailed, match="made of cheese") as caught:
         serve()
-    assert "\n" not in str(caught.value)
-    assert "%magistral_logs" in str(caught.value)
+    told, *shown = str(caught.value).splitlines()
+    assert "%magistral_logs" in told
+    assert "    ValueError: the weights are made of cheese" in shown
     server = find_server()
     assert server.status() == "failed"
     assert "made of cheese" in server.logs()
@@ -213,9 +214,9 @@ def test_engine_killed_later_is_told_as_died(serve):
     with pytest.raises(errors.ServerDied, match="is down"):
         magistral_nb.reason("2+2?")
     deadline = time.monotonic() + 5
-    while "signal 9" not in str(server.state().error) and time.monotonic() < deadline:
+    while "SIGKILL" not in str(server.state().error) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert server.state().error == "vLLM ended by signal 9"
+    assert server.state().diagnosis.id == "killed"
 
 
 def test_supervisor_killed_during_the_boot_is_a_failed_boot(serve, checkpoint):
@@ -233,17 +234,19 @@ def test_supervisor_killed_during_the_boot_is_a_failed_boot(serve, checkpoint):
 
 def test_a_running_server_is_found_also_when_the_gpu_is_full(serve, monkeypatch):
     """The server itself holds the memory that a new plan would need (a simulated GPU; the engine is a stand-in)."""
-    from serving.test_plan import machine
-
     from magistral_nb.serving import hardware
 
-    monkeypatch.setattr(hardware, "detect", lambda: machine(gib=80))
+    def machine(free: int = 80) -> hardware.Hardware:
+        gpu = hardware.Gpu("NVIDIA H100 80GB HBM3", 80 << 30, free << 30, (9, 0))
+        return hardware.Hardware("Linux", "x86_64", 8, gpus=(gpu,))
+
+    monkeypatch.setattr(hardware, "detect", machine)
     first = serve()
-    monkeypatch.setattr(hardware, "detect", lambda: machine(gib=80, free=2))
+    monkeypatch.setattr(hardware, "detect", lambda: machine(free=2))
     assert serve().state().engine == first.state().engine
     second = serve(context=512, replace=True)
     assert "0.90" in second.plan.argv, "what the first one held counts as free"
-    with pytest.raises(errors.PlanRefused, match="does not fit"):
+    with pytest.raises(errors.PlanRefused, match=r"78\.0 GiB that somebody who cannot be seen from here holds"):
         serve(name="other")
 
 
@@ -257,6 +260,20 @@ def test_supervisor_killed_then_stop_ends_the_orphan(serve):
     assert gone(family)
 
 
+def test_engine_and_supervisor_killed_then_stop_ends_what_they_left(serve, checkpoint):
+    behave(checkpoint, "deaf")
+    server = serve()
+    (child,) = psutil.Process(server.state().engine.pid).children()
+    for process in processes(server):
+        process.kill()
+        process.wait()
+    assert server.status() == "failed"
+    left = {orphan.process.pid: orphan.server for orphan in orphans.find_orphans()}
+    assert left[child.pid] == "default", "by the mark that the supervisor has given it"
+    server.stop()
+    assert gone([child])
+
+
 def test_a_taken_port_is_refused_at_once(serve, stand_in):
     port = int(stand_in.root.rpartition(":")[2])
     with pytest.raises(errors.PlanRefused, match=f"Port {port} is taken"):
@@ -266,3 +283,12 @@ def test_a_taken_port_is_refused_at_once(serve, stand_in):
 
 def test_supervisor_is_small(serve):
     assert processes(serve())[0].memory_info().rss < 60e6
+
+
+def test_programs_that_came_with_the_engine_are_found(serve):
+    """FlashInfer calls ninja, which the engine's environment has and the notebook's PATH has not."""
+    state = serve().state()
+    engine = psutil.Process(state.engine.pid)
+    first, rest = engine.environ()["PATH"].split(os.pathsep, 1)
+    assert first == str(Path(state.plan.argv[0]).parent)
+    assert rest == os.environ["PATH"]

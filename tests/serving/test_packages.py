@@ -1,75 +1,9 @@
-"""Choosing an installer of packages, and reading what it says."""
-
-import sys
-from pathlib import Path
+"""Reading what pip and uv say."""
 
 import pytest
 from hypothesis import given, strategies as st
 
-from magistral_nb.errors import EngineInstallFailed
-from magistral_nb.serving import packages
-from magistral_nb.serving.packages import Failure, Step, clean_environment, explain, read_line
-
-
-class TestEnvironment:
-    def test_where_packages_come_from_stays_and_where_they_go_does_not(self):
-        kept = {
-            "PIP_INDEX_URL": "i",
-            "PIP_PROXY": "p",
-            "PIP_CONFIG_FILE": "c",
-            "UV_INDEX_URL": "u",
-            "PATH": "/bin",
-        }
-        dropped = dict.fromkeys(
-            [
-                "PIP_TARGET",
-                "PIP_PREFIX",
-                "PIP_CONSTRAINT",
-                "PIP_QUIET",
-                "PYTHONPATH",
-                "PYTHONHOME",
-                "UV_PYTHON",
-            ],
-            "x",
-        )
-        out = clean_environment(kept | dropped | {"PIP_USER": "1", "PIP_REQUIRE_VIRTUALENV": "1"})
-        assert kept.items() <= out.items()
-        assert not set(dropped) & set(out)
-        assert (out["PIP_USER"], out["PIP_REQUIRE_VIRTUALENV"]) == ("0", "0")
-
-
-class TestInstaller:
-    def choose(self, monkeypatch, versions, path=""):
-        """The installer when the kernel's pip and then the environment's own have these versions."""
-        answers = iter(versions)
-        monkeypatch.setattr(packages, "_pip_version", lambda *_: next(answers))
-        monkeypatch.setattr(packages, "_output", lambda *_: "")
-        return packages.find_installer(Path("/env/bin/python"), {"PATH": path}).command
-
-    def test_the_kernels_pip(self, monkeypatch):
-        command = self.choose(monkeypatch, [(23, 2)])
-        assert command[:6] == (sys.executable, "-P", "-m", "pip", "--python", "/env/bin/python")
-        assert command[6] == "install"
-        assert command[-1] == "off"
-
-    def test_a_newer_pip_tells_how_far_a_download_is(self, monkeypatch):
-        assert self.choose(monkeypatch, [(24, 1)])[-2:] == ("--progress-bar", "raw")
-
-    def test_uv_where_pip_is_missing_or_too_old(self, tmp_path, monkeypatch):
-        uv = tmp_path / "uv"
-        uv.write_text("#!/bin/sh\n")
-        uv.chmod(0o755)
-        command = self.choose(monkeypatch, [(21, 0)], str(tmp_path))
-        assert command[:3] == (str(uv), "pip", "install")
-        assert command[-2:] == ("--python", "/env/bin/python")
-
-    def test_pip_that_python_brings_along(self, monkeypatch):
-        assert self.choose(monkeypatch, [(0, 0), (24, 0)])[:4] == ("/env/bin/python", "-P", "-m", "pip")
-
-    def test_nothing(self, monkeypatch):
-        with pytest.raises(EngineInstallFailed, match="python3-pip"):
-            self.choose(monkeypatch, [(0, 0), (0, 0)])
-
+from magistral_nb.serving.packages import Failure, Step, explain, read_line
 
 LINES = [
     "Collecting numpy==2.3.5 (from -r lock.txt (line 9))",
@@ -81,6 +15,19 @@ LINES = [
     "Processing /wheels/torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl",
     "Installing collected packages: numpy, idna, torch",
     "Successfully installed idna-3.20 numpy-2.3.5 torch-2.13.0+cpu",
+]
+
+
+# Of uv 0.13, where it is no terminal's.
+UV_LINES = [
+    "Using Python 3.11.7 environment at: env",
+    "Resolved 3 packages in 2.50s",
+    "Downloading torch (873.1MiB)",
+    "Downloading nvidia-cudnn-cu12 (674.0MiB)",
+    " Downloaded nvidia-cudnn-cu12",
+    "Prepared 3 packages in 3m 51s",
+    "Installed 3 packages in 1.94s",
+    " + torch==2.10.0",
 ]
 
 
@@ -96,12 +43,21 @@ class TestProgress:
         assert seen[7].detail == "fetching torch 2.13.0+cpu"
         assert seen[8].detail == "unpacking"
 
-    @given(st.lists(st.one_of(st.sampled_from(LINES), st.text(max_size=40))), st.integers(0, 8))
+    def test_uvs_lines(self):
+        seen = [Step("packages")]
+        for line in UV_LINES:
+            seen.append(read_line(seen[-1], line))
+        assert [(step.done, step.total) for step in seen[1:]] == [(0, 0), *[(0, 6)] * 3, (1, 6), (3, 6), (6, 6), (6, 6)]
+        assert seen[2].detail == "fetching 3 packages"
+        assert seen[4].detail == "fetching nvidia-cudnn-cu12 (674.0MiB)"
+
+    @given(st.lists(st.one_of(st.sampled_from(LINES + UV_LINES), st.text(max_size=40))), st.integers(0, 8))
     def test_never_backwards_and_never_too_far(self, lines, total):
         step = Step("packages", 0, total)
         for line in lines:
             after = read_line(step, line)
-            assert step.done <= after.done <= total
+            assert step.done <= after.done <= after.total
+            assert after.total == (step.total or after.total)
             step = after
 
 
@@ -145,6 +101,41 @@ class TestExplain:
                     "  cause: Because there is no version of x",
                 ],
                 Failure("missing", "Because there is no version of x"),
+            ),
+            (
+                [
+                    "error: No solution found when resolving dependencies",
+                    "  cause: Because only certifi<=2026.10.18 is available and vllm depends on certifi>=2026.10.19",
+                    "         And because you require vllm==0.33.0, your requirements are unsatisfiable.",
+                ],
+                Failure(
+                    "missing",
+                    "Because only certifi<=2026.10.18 is available and vllm depends on certifi>=2026.10.19",
+                ),
+            ),
+            (
+                [
+                    "  × No solution found when resolving dependencies:",
+                    "  ╰─▶ Because there is no version of x and you require x, your requirements are unsatisfiable.",
+                ],
+                Failure(
+                    "missing",
+                    "Because there is no version of x and you require x, your requirements are unsatisfiable.",
+                ),
+            ),
+            (
+                [
+                    "warning: `x-1.0-py3-none-any.whl` is missing an upload date, but user provided: 2026-04-20",
+                    "error: No solution found when resolving dependencies",
+                ],
+                Failure(
+                    "undated",
+                    "warning: `x-1.0-py3-none-any.whl` is missing an upload date, but user provided: 2026-04-20",
+                ),
+            ),
+            (
+                ["ERROR: Index http://127.0.0.1/x/ does not provide upload-time metadata."],
+                Failure("undated", "Index http://127.0.0.1/x/ does not provide upload-time metadata."),
             ),
             (["ERROR: something odd", "at the end"], Failure("other", "something odd")),
             (["Segmentation fault"], Failure("other", "Segmentation fault")),

@@ -14,7 +14,8 @@ from magistral_nb import errors
 from magistral_nb.processes import Process
 from magistral_nb.serving import registry, server
 from magistral_nb.serving.catalogue import RELEASES
-from magistral_nb.serving.plan import Wishes, make_plan
+from magistral_nb.serving.planner import make_plan
+from magistral_nb.serving.wishes import Wishes
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_another_price_counts_for_this_process_and_this_server(state):
     assert server.Server().endpoint.price_per_hour == 2.5
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 99}', '{"version": 1, "name": "default"}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 99}', '{"version": 2, "name": "default"}'])
 def test_what_is_no_state_is_passed_over(text):
     registry.path_of("default").write_text(text)
     assert registry.load("default") is None

@@ -1,0 +1,470 @@
+"""Downloads from a scripted hub into huggingface_hub's own cache."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+from checkpoints import LORA, PARAMS, TEXT, THINKING, WHOLE, dump, write
+from hypothesis import given, strategies as st
+from scripted_hub import COMMIT, ScriptedHub, etag_of, put_into_cache
+
+from magistral_nb import errors
+from magistral_nb.serving import download, folder, parts
+from magistral_nb.serving.catalogue import QUANTISED, RELEASES, abacus, find_profile
+from magistral_nb.serving.download import Download, Fetch, Progress
+from magistral_nb.serving.wishes import Wishes
+
+MODEL = "mistralai/Magistral-Small-2612"
+FETCH = Fetch("mistral", MODEL)
+WEIGHTS = random.Random(1).randbytes(10_500)
+MISTRAL = {"params.json": dump(PARAMS), "tekken.json": THINKING, "consolidated.safetensors": WEIGHTS}
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Parts of 1,000 bytes, and nobody sleeps between two tries: neither here nor in huggingface_hub."""
+    monkeypatch.setattr(parts, "PART", 1000)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+
+
+def fetched(*wanted):
+    job = Download(wanted)
+    job.run()
+    return job
+
+
+def refused(*wanted):
+    job = Download(wanted)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - the hub's client stands on three HTTP libraries
+        job.run()
+    why = job.why(caught.value)
+    assert "\n" not in why
+    return why
+
+
+def cached(name, repository=MODEL):
+    """The content as vLLM would find it: by the branch."""
+    found = huggingface_hub.try_to_load_from_cache(repository, name)
+    return Path(found).read_bytes() if isinstance(found, str) else None
+
+
+def spans_of(hub, name):
+    asked = zip(hub.asked, hub.spans, strict=True)
+    return [span for path, span in asked if path.endswith(name) and span is not None]
+
+
+# What is needed
+
+
+def files(**sizes):
+    return folder.Files("here", sizes, lambda name, _: b'{"weight_map": {"a": "model-1.safetensors"}}')
+
+
+MISTRAL_S = "params.json tekken.json consolidated.safetensors config.json generation_config.json SYSTEM_PROMPT.txt"
+OTHERS = """config.json generation_config.json tokenizer.json tokenizer_config.json tekken.json vocab.json
+    model.safetensors.index.json model-1.safetensors chat_template.jinja SYSTEM_PROMPT.txt"""
+UNUSED = "README.md LICENSE pytorch_model.bin model.gguf trainer_state.json"
+BOTH = dict.fromkeys(f"{MISTRAL_S} {OTHERS} {UNUSED}".split(), 1000)
+
+
+def test_of_two_layouts_one_is_fetched():
+    assert set(download.needed(files(**BOTH), "mistral")) == set(MISTRAL_S.split())
+    assert set(download.needed(files(**BOTH), "huggingface")) == set(OTHERS.split())
+
+
+def test_of_a_base_only_its_tokenizer_and_of_an_adapter_no_checkpoints():
+    assert download.needed(files(**BOTH), "tokenizer") == {"tekken.json": 1000}
+    lora = {"adapter_config.json": 1, "adapter_model.safetensors": 2, "adapter_model.bin": 3, "optimizer.pt": 4}
+    assert download.needed(files(**lora), "adapter") == {"adapter_config.json": 1, "adapter_model.safetensors": 2}
+
+
+@pytest.mark.parametrize("what", ["mistral", "huggingface", "tokenizer", "adapter"])
+def test_what_is_not_there_is_said(what):
+    with pytest.raises(errors.NotACheckpoint, match=r"here.*whole|here has no .*: is it the right repository"):
+        download.needed(files(**{"README.md": 1}), what)
+    with pytest.raises(errors.NotACheckpoint):
+        download.needed(files(**{"params.json": 1, "config.json": 2, "adapter_config.json": 3}), what)
+
+
+def test_a_model_brings_its_tokenizer_s_home_and_its_adapters(tmp_path):
+    write(tmp_path / "lora", {"adapter_config.json": LORA, "adapter_model.safetensors": 1})
+    assert download.fetches(RELEASES["2509"], Wishes()) == (Fetch("mistral", RELEASES["2509"].source),)
+    assert [each.what for each in download.fetches(QUANTISED["2509-4bit"], Wishes())] == ["huggingface", "tokenizer"]
+    assert [each.what for each in download.fetches(find_profile(str(tmp_path / "lora")), Wishes())] == ["mistral"]
+    assert download.fetches(abacus(), Wishes()) == ()
+
+
+@pytest.mark.parametrize("flags", [("--download-dir", "/data"), ("--revision=v1",), ("--load_format", "dummy")])
+def test_raw_flags_that_send_vllm_elsewhere_leave_it_to_vllm(flags):
+    assert download.fetches(RELEASES["2509"], Wishes(engine_args=flags)) == ()
+
+
+# The whole way
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_files_come_into_the_hub_s_cache_and_no_more_than_are_needed(hub):
+    hub.repositories[MODEL] = MISTRAL | {"model.safetensors": 9_000_000_000, "README.md": b"x"}
+    job = fetched(FETCH)
+    assert {name: cached(name) for name in MISTRAL} == MISTRAL
+    assert job.done == job.total == sum(map(len, MISTRAL.values()))
+    assert not any(path.endswith(("model.safetensors", "README.md")) for path in hub.asked)
+    assert sorted(spans_of(hub, "consolidated.safetensors"))[:2] == ["bytes=0-999", "bytes=1000-1999"]
+    assert {token for token in hub.tokens if token} == {"Bearer hf_mine"}
+    assert download.is_cached(FETCH)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_what_is_there_is_not_asked_for_again(hub):
+    hub.repositories[MODEL] = MISTRAL
+    fetched(FETCH)
+    hub.asked.clear()
+    assert fetched(FETCH).total == 0
+    assert hub.asked == []
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_huggingface_hub_itself_finds_nothing_left_to_fetch(hub):
+    hub.repositories[MODEL] = MISTRAL
+    fetched(FETCH)
+    hub.asked.clear()
+    huggingface_hub.snapshot_download(MODEL, allow_patterns=list(MISTRAL))
+    assert not any("/resolve/" in path for path in hub.asked)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_shards_tokenizer_and_adapter_of_three_repositories(hub, no_hub):
+    shards = {f"model-{n}-of-3.safetensors": random.Random(n).randbytes(3000) for n in (1, 2, 3)}
+    hub.repositories["you/tuned"] = {"config.json": dump(TEXT), **shards}
+    hub.repositories["you/base"] = WHOLE
+    hub.repositories["you/lora"] = {"adapter_config.json": dump(LORA), "adapter_model.safetensors": b"x" * 1500}
+    wanted = Fetch("huggingface", "you/tuned"), Fetch("tokenizer", "you/base"), Fetch("adapter", "you/lora")
+    fetched(*wanted)
+    assert {name: cached(name, "you/tuned") for name in shards} == shards
+    assert cached("tekken.json", "you/base") == THINKING
+    assert cached("adapter_model.safetensors", "you/lora") == b"x" * 1500
+    assert not [*no_hub.rglob("*.parts*")], "nothing half-done stays"
+    assert all(map(download.is_cached, wanted))
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_connection_that_is_cut_is_taken_up_where_it_broke(hub):
+    hub.repositories[MODEL] = MISTRAL | {"consolidated.safetensors": WEIGHTS[:1000]}
+    hub.cuts = [10**9, 10**9, 300, 0, 450]  # the two small files first
+    fetched(FETCH)
+    assert cached("consolidated.safetensors") == WEIGHTS[:1000]
+    assert len(spans_of(hub, "consolidated.safetensors")) == 4
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_what_had_arrived_before_a_failure_is_not_fetched_again(hub):
+    hub.repositories[MODEL] = MISTRAL
+    broken = [f"/{MODEL}/resolve/{COMMIT}/consolidated.safetensors", (503, "", "")]
+    reply_to, wanted = hub.reply_to, []
+
+    def until_five(path):
+        wanted.append(path)
+        full = len([each for each in wanted if each == broken[0]]) > 6  # one asks for the headers
+        return (broken[1][0], b"", {}) if full and path == broken[0] else reply_to(path)
+
+    hub.reply_to = until_five
+    assert "answers 503" in refused(FETCH)
+    assert not download.is_cached(FETCH)
+    assert parts.Parts(download._folder(MODEL) / "blobs" / etag_of(WEIGHTS), len(WEIGHTS)).done == 5000
+    hub.reply_to = reply_to
+    hub.asked.clear()
+    hub.spans.clear()
+    job = fetched(FETCH)
+    assert cached("consolidated.safetensors") == WEIGHTS
+    assert len(spans_of(hub, "consolidated.safetensors")) == 11 - 5, "eleven parts, of which five were here"
+    assert job.done == job.total
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_token_is_for_the_hub_and_not_for_where_it_sends_us(hub):
+    hub.repositories[MODEL] = MISTRAL
+    with ScriptedHub() as elsewhere:
+        elsewhere.repositories[MODEL] = MISTRAL
+        hub.elsewhere = elsewhere.url
+        fetched(FETCH)
+        assert cached("consolidated.safetensors") == WEIGHTS
+        assert len(spans_of(elsewhere, "consolidated.safetensors")) == 11
+        assert set(elsewhere.tokens) == {None}
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_server_without_ranges_gives_whole_files(hub, capsys):
+    hub.repositories[MODEL] = MISTRAL
+    hub.ranges = False
+    fetched(FETCH)
+    assert cached("consolidated.safetensors") == WEIGHTS
+    assert "sends no parts of files, so consolidated.safetensors is fetched as a whole" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_what_another_make_of_parts_left_is_not_built_upon(hub, no_hub):
+    hub.repositories[MODEL] = MISTRAL
+    etag = etag_of(WEIGHTS)
+    blobs = no_hub / f"models--{MODEL.replace('/', '--')}" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{etag}.parts").write_bytes(b"?" * 20_000)
+    (blobs / f"{etag}.parts.1000").write_bytes(b"\1" * 7)
+    fetched(FETCH)
+    assert cached("consolidated.safetensors") == WEIGHTS
+
+
+# What is counted
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """All that the process would say, which here looks a hundred times a second."""
+    said = []
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10**7)  # the process changes it
+    monkeypatch.setattr(sys, "argv", ["download", str(FETCH)])
+    monkeypatch.setattr(download, "_TICK_SECONDS", 0.01)
+    monkeypatch.setattr(download, "say", said.append)
+    return said
+
+
+@pytest.mark.usefixtures("said")
+def test_a_part_is_counted_in_small_pieces_as_it_arrives(hub, monkeypatch):
+    hub.repositories[MODEL] = MISTRAL | {"consolidated.safetensors": bytes(2**20)}
+    monkeypatch.setattr(parts, "PART", 2**19)
+    sizes, write = [], parts._Part.write
+    monkeypatch.setattr(parts._Part, "write", lambda part, data: sizes.append(len(data)) or write(part, data))
+    download.main()
+    assert sum(sizes) == 2**20
+    assert max(sizes) <= 2**17
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("ranges", [True, False])
+def test_what_comes_as_a_whole_is_not_counted(hub, monkeypatch, ranges):
+    hub.repositories[MODEL] = MISTRAL
+    hub.ranges = ranges
+    job, seen = Download([FETCH]), []
+    for owner, name in (
+        (huggingface_hub, "snapshot_download"),
+        (parts.Parts, "fetch"),
+        (huggingface_hub, "hf_hub_download"),
+    ):
+        call = getattr(owner, name)
+
+        def watched(*args, call=call, name=name, **how):
+            seen.append((name, job.counts))
+            return call(*args, **how)
+
+        monkeypatch.setattr(owner, name, watched)
+    job.run()
+    assert seen == [("snapshot_download", False), ("fetch", True), ("hf_hub_download", False)]
+
+
+@pytest.mark.parametrize(("counts", "rates"), [(True, {0.0}), (False, {None})])
+def test_what_is_not_counted_has_no_rate_and_is_never_stalled(said, monkeypatch, counts, rates):
+    silent = SimpleNamespace(counts=counts, total=10**9, done=10**8, run=lambda: time.sleep(0.1))
+    monkeypatch.setattr(download, "Download", lambda _: silent)
+    monkeypatch.setattr(download, "_STALLED_SECONDS", 0.0)
+    download.main()
+    assert {step.rate for step in said if isinstance(step, Progress)} == rates
+
+
+# What goes wrong
+
+
+def test_a_gated_repository_is_told_before_anything_is_fetched(hub):
+    hub.repositories[MODEL] = MISTRAL
+    hub.refusals[f"/{MODEL}/resolve"] = (401, "GatedRepo", "Access is restricted.")
+    with pytest.raises(errors.UnknownModel, match="is gated: accept its terms"):
+        download.missing_bytes(FETCH)
+    assert "is gated: accept its terms" in refused(FETCH)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_terms_that_were_withdrawn_in_the_middle(hub):
+    hub.repositories[MODEL] = MISTRAL
+    hub.refusals[f"/{MODEL}/resolve/{COMMIT}/consolidated"] = (403, "GatedRepo", "")
+    assert "is gated: accept its terms" in refused(FETCH)
+
+
+def test_offline_only_what_lies_whole_in_the_cache_will_do(hub, no_hub, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE is set: unset it" in refused(FETCH)
+    put_into_cache(no_hub, MODEL, MISTRAL)
+    assert fetched(FETCH).total == 0
+    assert hub.asked == []
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_without_a_network_it_says_so():
+    assert "cannot be reached" in refused(FETCH)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_hub_that_goes_away_in_the_middle(hub, monkeypatch):
+    hub.repositories[MODEL] = MISTRAL | {"consolidated.safetensors": WEIGHTS[:1000]}
+    monkeypatch.setattr(parts, "_PAUSES", ())
+    hub.cuts = [10**9, 10**9] + [0] * 50
+    assert "run the same line again, which goes on where it stopped" in refused(FETCH)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_full_disk(hub, monkeypatch, no_hub):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    hub.repositories[MODEL] = MISTRAL
+    monkeypatch.setattr(os, "pwrite", full)
+    why = refused(FETCH)
+    assert why.startswith(f"{no_hub} cannot be written to (No space left on device): free some of that disk")
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_an_error_that_nobody_foresaw_is_called_by_its_name(hub, monkeypatch):
+    def changed(*_):
+        raise TypeError("http_get() takes no headers\nany more")
+
+    hub.repositories[MODEL] = MISTRAL
+    monkeypatch.setattr(parts.Parts, "fetch", changed)
+    assert refused(FETCH) == "TypeError: http_get() takes no headers: the lines above it in the log say where."
+
+
+def test_a_repository_that_is_none(hub):
+    assert "The hub has no repository" in refused(FETCH)
+
+
+# Figures and lines
+
+
+@given(st.integers(0, 10**13), st.integers(0, 10**13), st.none() | st.integers(0, 10**10).map(float))
+def test_a_line_tells_what_was_put_in(done, more, rate):
+    progress = Progress(done, done + more, rate)
+    assert Progress.read(f"{progress}\n") == progress
+    assert "\n" not in str(progress)
+    assert re.match(r"\d+%, \d", progress.words), "the view makes a bar of it"
+    assert ("stalled" in progress.words) == (rate == 0)
+    assert ("left" in progress.words) == bool(rate)
+
+
+@pytest.mark.parametrize("line", ["", "Downloading shards:  40%", "Downloading: many of more bytes", "INFO 40%"])
+def test_other_lines_tell_nothing(line):
+    assert Progress.read(line) is None
+
+
+@given(st.floats(1, 1e10), st.floats(0.1, 60), st.integers(2, 40), st.integers(0, 10**12))
+def test_a_steady_line_has_its_own_rate(rate, seconds, count, kept):
+    samples = [(n * seconds, kept + int(n * seconds * rate)) for n in range(count)]
+    if samples[-1][1] > kept:
+        assert download.rate_of(samples) == pytest.approx(rate, rel=1 / (samples[-1][1] - kept) + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("progress", "words"),
+    [
+        (Progress(0, 19_400_000), "0%, 0 of 19.4 MB"),
+        (Progress(10**9, 4 * 10**9, 2e6), "25%, 1.0 of 4.0 GB, 2.0 MB/s, 25 min left"),
+        (Progress(120_000, 640_000, 3_200), "18%, 120 of 640 kB, 3.2 kB/s, 3 min left"),
+        (Progress(40_000_000, 48 * 10**9, 1.02e6), "0%, 40.0 MB of 48.0 GB, 1.0 MB/s, 13.1 h left"),
+        (Progress(20, 60, 2), "33%, 20 of 60 bytes, 2 bytes/s, 20 s left"),
+        (Progress(10**9, 4 * 10**9, 0), "25%, 1.0 of 4.0 GB, stalled, trying again"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_units_fit(progress, words):
+    assert progress.words == words
+
+
+def test_a_silence_is_a_stall_after_20_seconds():
+    arrived = [(0.0, 7), (1.0, 27)]
+    assert download.rate_of([*arrived, (20.0, 27)]) == 1.0, "slower and slower until then"
+    assert download.rate_of([*arrived, (21.0, 27)]) == 0
+    assert download.rate_of([*arrived, (21.0, 28), (22.0, 28)]) > 0
+    assert download.rate_of([*arrived, (10.0, 7), (21.0, 7)]) == 0, "a part that is begun again brings nothing"
+    assert download.rate_of([(0.0, 7), (1.0, 7)]) is None, "it begins"
+    assert download.rate_of([]) is None
+
+
+def test_the_last_line_says_why():
+    assert download.failure_in(["Downloading: 1 of 2 bytes (50%)", "Download failed: no more.\n"]) == "no more."
+    assert download.failure_in(["Downloaded 2 bytes."]) is None
+
+
+@pytest.mark.parametrize("word", ["", "mistral:", "mistral", "gguf:a/b", "a/b"])
+def test_a_word_that_names_nothing_is_refused(word):
+    with pytest.raises(ValueError, match="names nothing"):
+        Fetch.read(word)
+
+
+# As a process
+
+
+def start(hub, home, *words, part=parts.PART):
+    """The download as the supervisor runs it, but for the size of its parts and how often it says something."""
+    patch = f"parts.PART, download._TICK_SECONDS = {part}, 0.2"
+    code = f"from magistral_nb.serving import download, parts; {patch}; download.main()"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        env=environment | {"HF_ENDPOINT": hub.url, "HF_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def content_of(home):
+    (found,) = (home / "hub").glob("models--*/snapshots/*/consolidated.safetensors")
+    return found.read_bytes()
+
+
+@pytest.mark.engine
+def test_killed_in_the_middle_it_goes_on_where_it_stopped(tmp_path):
+    part, weights = 2**18, random.Random(2).randbytes(40 * 2**18 + 17)
+    with ScriptedHub() as hub:
+        hub.repositories[MODEL] = MISTRAL | {"consolidated.safetensors": weights}
+        hub.pause = 0.05
+        first = start(hub, tmp_path, str(FETCH), part=part)
+        deadline = time.monotonic() + 30
+        while len(spans_of(hub, "consolidated.safetensors")) < 20 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        first.send_signal(signal.SIGKILL)
+        first.communicate()
+        time.sleep(0.5)  # what its threads had asked for is answered still
+        before = len(spans_of(hub, "consolidated.safetensors"))
+        assert 20 <= before < 41
+        hub.pause = 0
+        second = start(hub, tmp_path, str(FETCH), part=part)
+        said, _ = second.communicate(timeout=30)
+        again = spans_of(hub, "consolidated.safetensors")[before:]
+    assert second.returncode == 0, said
+    assert content_of(tmp_path) == weights
+    assert len(again) <= 41 - (before - 8), "what was whole is not asked for again"
+    assert said.splitlines()[-1].startswith("Downloaded ")
+
+
+@pytest.mark.engine
+def test_it_says_how_far_it_is_and_at_the_end_why_it_failed(tmp_path):
+    with ScriptedHub() as hub:
+        hub.repositories[MODEL] = MISTRAL | {"consolidated.safetensors": bytes(8 * 2**20)}
+        hub.pause = 0.05
+        said, _ = start(hub, tmp_path, str(FETCH), part=2**20).communicate(timeout=30)
+        steps = [step for line in said.splitlines() if (step := Progress.read(line))]
+        assert len(steps) >= 3
+        assert [step.done for step in steps] == sorted(step.done for step in steps)
+        assert steps[-1].rate
+        hub.refusals["/api/models/you/gone"] = (404, "RepoNotFound", "")
+        failed = start(hub, tmp_path, "tokenizer:you/gone")
+        said, _ = failed.communicate(timeout=30)
+    assert failed.returncode == 1
+    assert "The hub has no repository you/gone" in download.failure_in(said.splitlines())
