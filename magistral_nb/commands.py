@@ -92,7 +92,8 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
             notes.append(_ABACUS)
         if chosen.plan:
             notes.append(plan.shell())
-        show_table(plan.title, plan.rows(), [wording(note) for note in notes], rich=rich)
+        rows = [tuple(map(wording, row)) for row in plan.rows()]
+        show_table(plan.title, rows, [wording(note) for note in notes], rich=rich)
     if chosen.plan:
         return None
     if running is None:

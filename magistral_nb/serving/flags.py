@@ -61,7 +61,7 @@ def of_model(on: Flags, profile: Profile, wishes: Wishes, dialect: Dialect) -> N
         "model",
         profile.name,
         _why_model(profile, wishes),
-        "you" if wishes.model else "the largest that fits, by this table",
+        _who_chose(profile, wishes),
     )
     mistral = profile.layout == "mistral"
     if mistral:
@@ -162,6 +162,7 @@ def of_cpu(
     kv = _CPU_KV_BYTES
     if profile.shape is not None:
         kv = max(kv, int(2 * context * profile.shape.kv_bytes(2)))
+    holds = "" if profile.shape is None else f"{kv / profile.shape.kv_bytes(2):,.0f} tokens; "
     big = profile.shape is None or profile.shape.parameters > _BIG_MODEL
     on.environment["OMP_NUM_THREADS"] = str(hardware.cpus) if big else "1"
     size = ["--kv-cache-memory-bytes", str(kv)]
@@ -172,7 +173,7 @@ def of_cpu(
         ["--enforce-eager", *size],
         "KV cache",
         f"{kv / 2**20:.0f} MiB",
-        "set, as vLLM takes 10 GiB otherwise",
+        f"{holds}set, as vLLM takes 10 GiB otherwise",
         "measured with vLLM 0.32",
     )
     if wishes.kv_cache == "fp8":
@@ -215,6 +216,12 @@ def gib(size: float) -> str:
 def _size(size: float) -> str:
     """Bytes of a model of any size."""
     return gib(size) if size >= 0.1 * GIB else f"{size / 2**20:.0f} MiB"
+
+
+def _who_chose(profile: Profile, wishes: Wishes) -> str:
+    if wishes.model is not None:
+        return "you"
+    return "the one that needs no GPU" if profile.embedded else "the best that fits, by this table"
 
 
 def _why_model(profile: Profile, wishes: Wishes) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # Bytes. Each part is one request, 1,430 for Magistral's 48 GB; the hub takes 3,000 in five minutes from somebody
-# without an account (huggingface.co/docs/hub/rate-limits).
+# without an account (its documentation on rate limits).
 PART = 32 * 2**20
 _AT_ONCE = 8  # parts; each is held in memory until it is whole
 _PAUSES = (1.0, 4.0, 15.0, 60.0)  # seconds between tries: a router restarts in about a minute

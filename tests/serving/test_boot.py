@@ -245,7 +245,8 @@ def test_a_running_server_is_found_also_when_the_gpu_is_full(serve, monkeypatch)
     monkeypatch.setattr(hardware, "detect", lambda: machine(free=2))
     assert serve().state().engine == first.state().engine
     second = serve(context=512, replace=True)
-    assert "0.90" in second.plan.argv, "what the first one held counts as free"
+    share = float(second.plan.argv[second.plan.argv.index("--gpu-memory-utilization") + 1])
+    assert share * 80 > 2, "what the first one held counts as free"
     with pytest.raises(errors.PlanRefused, match=r"78\.0 GiB that somebody who cannot be seen from here holds"):
         serve(name="other")
 
