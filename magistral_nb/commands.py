@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import sys
 import time
 from typing import TYPE_CHECKING
 
-from magistral_nb.errors import BootFailed, EngineNotFound, InvalidOption, Unauthorized
+from magistral_nb.errors import (
+    BootFailed,
+    EngineNotFound,
+    InvalidOption,
+    MagistralError,
+    ServerNotFound,
+    Unauthorized,
+)
 from magistral_nb.serving import boot, hardware, watching
 from magistral_nb.serving.connecting import connect
 from magistral_nb.serving.durations import durations_of, load, seconds_left
@@ -126,8 +134,8 @@ def _wait_shown(server: Server, *, rich: bool) -> Server:
 
     try:
         server.wait(watch=watch)
-    except BootFailed:
-        view.close("The boot failed.", ok=False)
+    except MagistralError as error:
+        view.close("The boot failed." if isinstance(error, BootFailed) else "The server was stopped.", ok=False)
         raise
     except KeyboardInterrupt:
         view.close(wording(_DETACHED), ok=False)
@@ -222,26 +230,30 @@ def status_table(known: Sequence[Server]) -> str:
     """Every server on a line, or a line that says how to get one."""
     if not known:
         return "No server is known: %magistral_serve boots one, %magistral_connect URL reaches one elsewhere."
-    rows = [("name", "status", "model", "context", "up", "address"), *(_status_row(server) for server in known)]
+    states: dict[str, ServerState | None] = {}
+    for server in known:
+        with contextlib.suppress(ServerNotFound):  # it was stopped meanwhile
+            states[server.name] = server.state()
+    shown = [server for server in known if server.name in states]
+    head = ("name", "status", "model", "context", "up", "address")
+    rows = [head, *(_status_row(server, states[server.name]) for server in shown)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    for server in known:
-        state = server.state()
-        if server.status() == "failed" and state is not None:
+    for server in shown:
+        state = states[server.name]
+        if state is not None and state.status == "failed":
             lines.append(f"{server.name}: {(state.error or '').rstrip('.')}. %magistral_logs {server.name} shows more.")
         lines += [f"{server.name}: {advice.text}." for advice in watching.advise(server)]
     return "\n".join(lines)
 
 
-def _status_row(server: Server) -> tuple[str, ...]:
-    state, status = server.state(), server.status()
+def _status_row(server: Server, state: ServerState | None) -> tuple[str, ...]:
     if state is None:
         context = server.endpoint.context
-        return server.name, status, server.model, f"{context:,}" if context else "", "", server.base_url or ""
+        return server.name, server.status(), server.model, f"{context:,}" if context else "", "", server.base_url or ""
+    status = str(state.status)
     if status == "booting" and state.stages:
-        status_text = f"booting: {state.stages[-1][0].lower()} {state.detail}".rstrip()
-    else:
-        status_text = status
+        status = f"booting: {state.stages[-1][0].lower()} {state.detail}".rstrip()
     up = "" if status == "failed" else f"{(time.time() - state.created) / 60:.0f} min"
     context = state.context or state.plan.context
-    return server.name, status_text, state.plan.model, f"{context:,}", up, state.base_url or ""
+    return server.name, status, state.plan.model, f"{context:,}", up, state.base_url or ""

@@ -2,7 +2,8 @@
 
 It is started by the real supervisor in place of vLLM. Where the model's folder holds a file `behaviour`, its
 word says how to misbehave: "die" (while loading), "mute" (never healthy), "useless" (healthy, but every
-question is answered with 400), "deaf" (ignores SIGTERM and has a child that does too).
+question is answered with 400), "silent" (healthy, but no question is answered), "deaf" (ignores
+SIGTERM and has a child that does too).
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
+        if self.behaviour == "silent":
+            time.sleep(60)
         if self.headers.get("Authorization") != f"Bearer {self.key}":
             self.say(401, {"error": "Unauthorized"})
         elif self.behaviour == "useless":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import secrets
 import subprocess
@@ -102,6 +103,11 @@ def prepare(
     named = None if wishes.model is None else catalogue.find_profile(wishes.model)
     notes = [here.trouble] if here.trouble else []
     found = _engine(engine, here, only_plan=only_plan)
+    if found.build not in {"cuda" if here.gpus else "cpu", "unknown"}:
+        raise PlanRefused(
+            f"The vLLM {found.source} is built for {found.build.upper()}, and this machine has "
+            f"{'GPUs' if here.gpus else 'no GPU'}: leave --engine away, and the one that fits is taken."
+        )
     running = _running(name)
     if running is not None and not replace:
         # Looked for before a plan is made: the running server itself holds the memory that a plan would need.
@@ -329,7 +335,8 @@ def stop(state: ServerState) -> None:
     import signal
 
     if state.supervisor is not None and state.supervisor.is_alive():
-        os.kill(state.supervisor.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(state.supervisor.pid, signal.SIGTERM)
         deadline = time.monotonic() + _STOP_SECONDS
         while state.is_alive() and time.monotonic() < deadline:
             _reap()
@@ -370,7 +377,7 @@ def _spawn(state: ServerState) -> None:
         time.sleep(0.02)
     child.kill()
     registry.forget(state.name)
-    raise BootFailed(f"The supervisor of {state.name!r} did not start: see {state.log_path}.")
+    raise BootFailed(f"The supervisor of {state.name!r} did not start: {state.log_path} says why.")
 
 
 def _fresh_log(name: str) -> Path:

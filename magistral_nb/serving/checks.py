@@ -54,7 +54,7 @@ def _check_raw(wishes: Wishes) -> None:
         value = value if is_whole else next(words, "")
         typed.append(f"{name} {value}".strip())
         sizes[flag] = int(value) if value.isdecimal() else 1
-    if not typed:
+    if max(sizes.values(), default=1) == 1:
         return
     tensors, stages, copies = (sizes.get(flag, 1) for flag in _RAW)
     away = replace(wishes, engine_args=tuple(rest))

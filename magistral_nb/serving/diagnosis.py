@@ -55,7 +55,7 @@ class Diagnosis:
         """Read what `dataclasses.asdict` made, as it comes back from JSON.
 
         Raises:
-            TypeError: it is no such dictionary.
+            KeyError, TypeError: it is no such dictionary.
         """
         changes = tuple((option, value) for option, value in raw["changes"])
         return Diagnosis(**raw | {"changes": changes, "context": tuple(raw["context"])})

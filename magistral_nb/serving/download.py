@@ -26,6 +26,7 @@ from urllib.parse import quote
 
 from magistral_nb.errors import MagistralError, NotACheckpoint
 from magistral_nb.serving import amounts, folder as folders, hub, parts
+from magistral_nb.serving.masking import masked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -244,7 +245,8 @@ def missing_bytes(fetch: Fetch) -> int:
     """
     files = hub.files(fetch.repository)
     wanted = needed(files, fetch.what)
-    files.read(min(wanted, key=lambda name: wanted[name]), 1)  # a gated repository shows its list all the same
+    # A gated repository shows its list all the same. An empty file has no first byte to be asked for.
+    files.read(min(filter(wanted.get, wanted), key=lambda name: wanted[name], default=next(iter(wanted))), 1)
     missing = sum(size for name, size in wanted.items() if _cached(fetch.repository, name) is None)
     return max(0, missing - parts.kept(_folder(fetch.repository) / "blobs"))
 
@@ -322,7 +324,7 @@ class Download:
                     self.counts = True
                     arriving.fetch(url, build_hf_headers())
             except parts.NoParts:
-                say(f"{constants.ENDPOINT} sends no parts of files, so {name} is fetched as a whole.")
+                say(masked(f"{constants.ENDPOINT} sends no parts of files, so {name} is fetched as a whole."))
             finally:
                 self.counts = False
         parts.patiently(lambda: hf_hub_download(self.repository, name, revision=commit))
@@ -387,8 +389,8 @@ def main() -> None:
     error = running.exception()
     if isinstance(error, Exception):
         if not isinstance(error, MagistralError):
-            traceback.print_exception(error)
-        say(f"{_FAILED}{job.why(error)}")
+            say(masked("".join(traceback.format_exception(error))))
+        say(f"{_FAILED}{masked(job.why(error))}")
         sys.exit(1)
     say(f"Downloaded {job.total} bytes.")
 

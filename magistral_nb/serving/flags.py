@@ -7,9 +7,9 @@ import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from magistral_nb.errors import PlanRefused
 from magistral_nb.serving.catalogue import in_order
 from magistral_nb.serving.devices import names_of
+from magistral_nb.serving.masking import masked
 from magistral_nb.serving.memory import GIB, LARGEST_SHARE, share_of
 from magistral_nb.serving.plan import SHARE_FLAG, Choice
 
@@ -81,8 +81,6 @@ def of_model(on: Flags, profile: Profile, wishes: Wishes, dialect: Dialect) -> N
         value, why = (f"{_IMAGES} a prompt", "as you wished") if wishes.images else ("off", text_only)
         source = "you; Mistral's model card" if wishes.images else "our default: a notebook mostly asks in text"
         on.choices.append(Choice("images", value, why, source))
-    elif wishes.images:
-        raise PlanRefused(f"{profile.name} takes no images: leave --images away, or name 2509.")
     if profile.adapters:
         rank = profile.lora_rank()
         on.add(
@@ -202,7 +200,7 @@ def of_user(on: Flags, wishes: Wishes) -> None:
         on.add(
             wishes.engine_args,
             "raw flags",
-            shlex.join(wishes.engine_args),
+            masked(shlex.join(wishes.engine_args)),
             "as you wished; vLLM alone checks them",
             "you",
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from magistral_nb.errors import UnknownModel
 from magistral_nb.serving.folder import CONFIGS, Files
+from magistral_nb.serving.masking import masked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,8 +86,8 @@ def _get(repository: str, path: str, headers: Mapping[str, str] = MappingProxyTy
         status, content, told = int(reply.status_code), bytes(reply.content), reply.headers
     except Exception as error:  # whichever HTTP library the hub's client stands on
         raise UnknownModel(
-            f"{repository} does not lie whole in the hub's cache, and {constants.ENDPOINT} cannot be reached "
-            f"({type(error).__name__}): check the network, or name a folder that holds the model."
+            f"{repository} does not lie whole in the hub's cache, and {masked(constants.ENDPOINT)} cannot be "
+            f"reached ({type(error).__name__}): check the network, or name a folder that holds the model."
         ) from error
     if status >= 400:  # noqa: PLR2004 - from there on HTTP's statuses are refusals
         raise UnknownModel(refusal(repository, status, told.get("X-Error-Code"), told.get("X-Error-Message")))

@@ -90,10 +90,9 @@ def install_engine(*, gpu: bool, progress: Report | None = None) -> Engine:
     root = paths.engines()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _turn(root / f"vllm-{first.build}-{first.version}.lock", report):
-            if here and here.cuda:
-                report(Step("driver", detail=f"{here.driver} knows CUDA {recipes.dotted(here.cuda)}"))
-            return _make_first(root, wanted, environment, report)
+        if here and here.cuda:
+            report(Step("driver", detail=f"{here.driver} knows CUDA {recipes.dotted(here.cuda)}"))
+        return _make_first(root, wanted, environment, report)
     except OSError as error:
         cause: Cause = "disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "other"
         raise _failed(Failure(cause, str(error)), "making the environment", root / f"{first.name}.log") from error
@@ -169,11 +168,10 @@ def _turn(path: Path, report: Report) -> Iterator[None]:
 def _make_first(root: Path, wanted: Sequence[Recipe], environment: Mapping[str, str], report: Report) -> Engine:
     """Make the first of these whose packages are to be had."""
     recipe, *others = wanted
-    # Looked at again: another install may have made it while this one waited.
-    if ready := _ready(recipe):
-        return ready
     try:
-        return _make(root, recipe, environment, report)
+        with _turn(root / f"vllm-{recipe.build}-{recipe.version}.lock", report):
+            # Looked at again: another install may have made it while this one waited.
+            return _ready(recipe) or _make(root, recipe, environment, report)
     except _NotToBeHad as error:
         if not others:
             raise

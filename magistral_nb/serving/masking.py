@@ -7,7 +7,9 @@ import re
 # What stands before a secret is kept: the first group.
 _SECRETS = re.compile(
     r"(\b)(?:hf_[A-Za-z0-9]{10,}|sk-[\w-]{8,})"
-    r"|(\bbearer\s+)[^\s'\",}\]]+"
+    r"|(\b(?:bearer|authorization[\"']?\s*[:=]\s*[\"']?basic)\s+)[^\s'\",}\]]+"
+    # several of them in brackets
+    r"|(api[-_]?key[\"']?\s*[:=]\s*\[)(?!None\b)[^\]]+"
     # api_key='…', "access_token": "…", HF_TOKEN=…, 'api_key': ['…'], --api-key …
     r"|((?:api[-_]?key|(?:hf|hub|access|auth)[-_]token|password|secret)\b[\"']?(?:\s*[:=]\s*|(?<=-key)\s+|"
     r"(?<=-token)\s+)\[?[\"']?)(?!None\b|null\b)[^\s\"',;&}\])]+"

@@ -153,7 +153,7 @@ def _owner(process: psutil.Process, name: str, *, ours: bool) -> Owner:
     import psutil
 
     try:
-        if name.startswith(_VLLM) and is_leaderless(os.getpgid(process.pid)):  # of one that serves, the first leads
+        if name.startswith(_VLLM) and _is_left(process):
             return Owner("orphan", name, process.pid)
         if ours:
             return Owner("notebook")
@@ -161,6 +161,13 @@ def _owner(process: psutil.Process, name: str, *, ours: bool) -> Owner:
     except (OSError, psutil.Error):  # it has ended, or is hidden from this user
         kernel = False
     return Owner("kernel" if kernel else "process", name, process.pid)
+
+
+def _is_left(process: psutil.Process) -> bool:
+    """Whether the server that started it is gone; that one need not lead the group, as a script may have."""
+    group = os.getpgid(process.pid)
+    kin = [process, *(each for each in process.parents() if os.getpgid(each.pid) == group)]
+    return is_leaderless(group) and kin[-1].name().startswith(_VLLM)
 
 
 def _held(gpus: Iterable[Gpu], owners: Mapping[int, Owner]) -> dict[Owner, dict[int, int]]:

@@ -77,7 +77,9 @@ class Parts:
             return
         self.blob.parent.mkdir(parents=True, exist_ok=True)
         with _opened(self._data) as data, _opened(self._marks) as marks:
-            if os.fstat(data).st_size > self.size or os.fstat(marks).st_size != self._count:  # of another make
+            here = os.pread(marks, self._count + 1, 0)
+            reach = min(self.size, (here.rfind(b"\1") + 1) * PART)  # bytes; with less, somebody has deleted the data
+            if len(here) != self._count or not reach <= os.fstat(data).st_size <= self.size:
                 os.ftruncate(data, 0)
                 os.ftruncate(marks, 0)
                 os.ftruncate(marks, self._count)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shlex
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from magistral_nb.asking.endpoint import Sampling
+from magistral_nb.serving.masking import masked
 from magistral_nb.serving.wishes import Wishes
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Sequence
 
     from magistral_nb.serving.engine import Engine
     from magistral_nb.serving.hardware import Gpu, Hardware
@@ -87,7 +90,8 @@ class Plan:
 
     def shell(self) -> str:
         """The command as a shell takes it, what is added to its environment in front."""
-        return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in self.environment), shlex.join(self.argv)])
+        environment = [f"{name}={shlex.quote(value)}" for name, value in self.environment]
+        return masked(" ".join([*environment, shlex.join(self.argv)]))
 
     def rows(self) -> list[tuple[str, ...]]:
         """The plan as people read it: what was decided, how, why, and by what source."""
@@ -137,9 +141,23 @@ def after_stopping(hardware: Hardware, plan: Plan, pids: Container[int]) -> Hard
     return replace(hardware, gpus=tuple(map(freed, hardware.gpus)))
 
 
+def last_value(argv: Sequence[str], flag: str) -> str | None:
+    """A flag's value as vLLM reads it: the last one counts, as raw flags come behind the plan's own.
+
+    Example:
+        >>> last_value(["--max-num-seqs", "64", "--max_num_seqs=8"], "--max-num-seqs")
+        '8'
+    """
+    found = None
+    for word, after in pairwise((*argv, "")):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == flag:
+            found = value if equals else after
+    return found
+
+
 def _share(plan: Plan) -> float:
     """Of each GPU's memory that a plan takes; 0 where it does not say."""
-    if SHARE_FLAG not in plan.argv:
-        return 0
-    last = len(plan.argv) - 1 - plan.argv[::-1].index(SHARE_FLAG)  # raw flags win because they come last
-    return float(plan.argv[last + 1])
+    with contextlib.suppress(ValueError):
+        return float(last_value(plan.argv, SHARE_FLAG) or 0)
+    return 0

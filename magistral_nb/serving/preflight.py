@@ -37,7 +37,7 @@ def check_files(wanted: Sequence[Fetch]) -> int:
     if missing:
         from huggingface_hub import constants
 
-        folder = _nearest(Path(constants.HF_HUB_CACHE))
+        folder = nearest(Path(constants.HF_HUB_CACHE))
         check_disk(missing, shutil.disk_usage(folder).free, folder, writable=os.access(folder, os.W_OK))
     return missing
 
@@ -94,6 +94,7 @@ def _by_whom(port: int) -> str:
         return ""
 
 
-def _nearest(folder: Path) -> Path:
+def nearest(folder: Path) -> Path:
     """The folder, or the one above that it will be made in."""
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    # Path.exists raises below a folder that may not be searched.
+    return next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))  # noqa: PTH110

@@ -172,7 +172,7 @@ def save(path: Path, state: ServerState) -> None:
 
 def load_all() -> list[ServerState]:
     """Every server that has a readable state file, by name."""
-    states = (load(path.stem) for path in sorted(paths.servers().glob("*.json")))
+    states = map(read, sorted(paths.servers().glob("*.json")))
     return [state for state in states if state is not None]
 
 

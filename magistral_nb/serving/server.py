@@ -309,12 +309,13 @@ def _failure(state: ServerState) -> str:
         return f"{cause} %magistral_logs {state.name} shows more."
     told = f"{cause} {found.remedy}"
     if found.changes:
+        from magistral_nb.serving.masking import masked
         from magistral_nb.serving.serve_line import serve_line, typed
 
         again = typed(state)
         # A switch that the plan itself has set changes nothing.
         news = [change for change in found.changes if change[1] != "" or change[0].split()[-1] not in state.plan.argv]
         if (line := serve_line(again, news)) != serve_line(again, ()):
-            told += f" To try that: {line}"
+            told += f" To try that: {masked(line)}"
     shown = found.context or ((found.evidence,) if found.evidence not in cause else ())
     return "\n".join((told, *(f"    {line}" for line in shown)))

@@ -52,6 +52,8 @@ class Supervisor:
         self._path, self._state = path, state
         self._began = time.monotonic()
         self._stop = threading.Event()
+        self._connection: http.client.HTTPConnection | None = None
+        self._begun_at = 0  # bytes of the log, behind what a download said, which would be taken for vLLM's
 
     def run(self) -> None:
         """The whole life of a server."""
@@ -63,6 +65,7 @@ class Supervisor:
         argv = [*self._state.plan.argv, "--host", HOST, "--port", str(port)]
         log_path, me = Path(self._state.log_path), Process.of(os.getpid())
         with log_path.open("ab") as log:
+            self._begun_at = log.tell()
             engine = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
@@ -77,9 +80,11 @@ class Supervisor:
             self._boot(engine, port, log_path)
             while engine.poll() is None and not self._stop.wait(_TICK_SECONDS):
                 pass
+            self._say_how_it_ended(engine.poll())  # before the group is ended: until then it would look ready
+        except Exception as error:  # a full disk, a log that is gone
+            self._write(status="failed", error=f"its supervisor failed ({type(error).__name__}: {error})")
+            raise
         finally:
-            code = engine.poll()
-            self._say_how_it_ended(code)  # before the group is ended: until then it would look ready
             end_group(engine.pid, engine)  # also where it is dead: its children may not notice
             if self._state.status != "failed":
                 self._path.unlink(missing_ok=True)
@@ -119,6 +124,7 @@ class Supervisor:
         log = BootLog()
         self._reached(log.stage, "")
         with log_path.open("rb") as lines:
+            lines.seek(self._begun_at)
             while engine.poll() is None and not self._stop.wait(_TICK_SECONDS):
                 for line in lines:
                     log.feed(line.decode(errors="replace"))
@@ -161,7 +167,7 @@ class Supervisor:
         if told is not None:
             self._write(status="failed", error=told)
             return
-        lines = Path(self._state.log_path).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = Path(self._state.log_path).read_bytes()[self._begun_at :].decode(errors="replace").splitlines()
         found = diagnose(lines, exit_code=code, reply=reply)
         self._write(status="failed", error=found.cause if found else why, diagnosis=found)
         self._stop.set()
@@ -176,7 +182,7 @@ class Supervisor:
     def _request(
         self, port: int, method: str, path: str, body: dict[str, Any] | None, seconds: float
     ) -> tuple[int, dict[str, Any]]:
-        connection = http.client.HTTPConnection(HOST, port, timeout=seconds)
+        connection = self._connection = http.client.HTTPConnection(HOST, port, timeout=seconds)
         with contextlib.closing(connection):
             headers = {"Authorization": f"Bearer {self._state.api_key}", "Content-Type": "application/json"}
             connection.request(method, path, None if body is None else json.dumps(body), headers)
@@ -202,10 +208,13 @@ class Supervisor:
 
     def _told_to_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stop.set()
+        if self._connection is not None and self._connection.sock is not None:
+            with contextlib.suppress(OSError):  # or Python would wait on for the reply to the first question
+                self._connection.sock.shutdown(socket.SHUT_RDWR)
 
     def _say_how_it_ended(self, code: int | None) -> None:
         """`code` is the engine's own, None where it still runs and was told to stop."""
-        if self._state.status == "failed" or code is None:
+        if self._stop.is_set() or code is None:  # whatever failed has set it, too
             return
         how = f"by signal {-code}" if code < 0 else f"with code {code}"
         self._fail(f"vLLM ended {how}", code=code)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from magistral_nb.errors import AskFailed
+from magistral_nb.errors import AskFailed, ServerDied, ServerNotFound
 from magistral_nb.serving import advice, hardware, metrics
 from magistral_nb.serving.memory import LARGEST_SHARE, share_of
 from magistral_nb.serving.placement import alike
+from magistral_nb.serving.plan import last_value
 from magistral_nb.serving.serve_line import typed
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def advise(server: Server) -> tuple[Advice, ...]:
         if len(history) == 1 and not history[0].is_idle:
             time.sleep(_APART)
             _look(server, history)
-    except AskFailed:
+    except (AskFailed, ServerDied, ServerNotFound):  # or stopped meanwhile
         return ()
     gpus = hardware.detect().gpus if state.plan.devices else ()
     return advice.advise(history, _capacity(state, gpus), _utilisation(state.plan, gpus))
@@ -71,12 +71,8 @@ def _capacity(state: ServerState, gpus: tuple[Gpu, ...]) -> Capacity:
 
 
 def _max_num_seqs(argv: Sequence[str]) -> int | None:
-    """As vLLM reads it, the last one counts: raw flags come behind the plan's own. None where vLLM chooses."""
-    found = None
-    for word, after in pairwise((*argv, "")):
-        name, equals, value = word.partition("=")
-        if name.replace("_", "-") == "--max-num-seqs":
-            found = value if equals else after
+    """Requests at once; None where vLLM chooses."""
+    found = last_value(argv, "--max-num-seqs")
     return int(found) if found is not None and found.isdecimal() else None
 
 

@@ -133,9 +133,11 @@ def notebook(
 def when(words: str, do: Callable[[Process], None]) -> Iterator[None]:
     """Do something to the engine, once, as soon as these words are in its log."""
 
+    over = threading.Event()
+
     def follow() -> None:
         deadline = time.monotonic() + 200
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not over.is_set():
             state = registry.load("default")
             if state is not None and state.engine is not None and words in Path(state.log_path).read_text():
                 return do(state.engine)
@@ -144,8 +146,11 @@ def when(words: str, do: Callable[[Process], None]) -> Iterator[None]:
 
     thread = threading.Thread(target=follow)
     thread.start()
-    yield
-    thread.join()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def case(*values: object, long: bool = True, name: str | None = None) -> object:

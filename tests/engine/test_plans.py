@@ -276,11 +276,14 @@ def test_attention_is_what_the_card_is_known_for(plans):
 
 
 def test_fp8_is_native_from_ada_on_and_weight_only_before(plans):
+    checked = set()
     for name, each in plans.items():
         how = next((choice.why for choice in each.planned.plan.choices if choice.what == "weights"), "")
         if told := re.search("native|Marlin", how):
             kernels = {"native": "CutlassFP8ScaledMMLinearKernel", "Marlin": "MarlinFP8ScaledMMLinearKernel"}
             assert each.seen["kernels"] == [kernels[told[0]]], name
+            checked.add(told[0])
+    assert checked == {"native", "Marlin"}
 
 
 def test_a_token_of_kv_cache_is_reckoned_as_vllm_does(plans):

@@ -6,7 +6,9 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 
+import psutil
 import pytest
 from machines import MACHINES, vllm
 from scripted_hub import NOBODY, ScriptedHub
@@ -58,7 +60,10 @@ def group(monkeypatch):
         command = ["sh", "-c", "sleep 60 & echo $!; wait"]
         leader = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, start_new_session=True)
         leaders.append(leader)
-        return leader, int(leader.stdout.readline())
+        child = int(leader.stdout.readline())
+        while psutil.Process(child).name() != "sleep":  # the shell has forked, and is about to become it
+            time.sleep(0.005)
+        return leader, child
 
     yield start
     for leader in leaders:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import stat
@@ -16,7 +17,7 @@ import pytest
 
 import magistral_nb
 from magistral_nb import errors
-from magistral_nb.serving import orphans, registry
+from magistral_nb.serving import boot, orphans, registry
 from magistral_nb.serving.server import find_server
 
 pytestmark = pytest.mark.engine
@@ -240,6 +241,8 @@ def test_a_running_server_is_found_also_when_the_gpu_is_full(serve, monkeypatch)
         gpu = hardware.Gpu("NVIDIA H100 80GB HBM3", 80 << 30, free << 30, (9, 0))
         return hardware.Hardware("Linux", "x86_64", 8, gpus=(gpu,))
 
+    real = boot.find_engine
+    monkeypatch.setattr(boot, "find_engine", lambda *a, **k: dataclasses.replace(real(*a, **k), build="cuda"))
     monkeypatch.setattr(hardware, "detect", machine)
     first = serve()
     monkeypatch.setattr(hardware, "detect", lambda: machine(free=2))
@@ -293,3 +296,39 @@ def test_programs_that_came_with_the_engine_are_found(serve):
     first, rest = engine.environ()["PATH"].split(os.pathsep, 1)
     assert first == str(Path(state.plan.argv[0]).parent)
     assert rest == os.environ["PATH"]
+
+
+def test_an_engine_that_is_built_for_another_machine_is_refused(serve, monkeypatch):
+    from magistral_nb.serving import hardware
+
+    gpu = hardware.Gpu("NVIDIA H100 80GB HBM3", 80 << 30, 80 << 30, (9, 0))
+    monkeypatch.setattr(hardware, "detect", lambda: hardware.Hardware("Linux", "x86_64", 8, gpus=(gpu,)))
+    with pytest.raises(errors.PlanRefused, match="is built for CPU, and this machine has GPUs: leave --engine away"):
+        serve()
+
+
+def test_stopping_does_not_wait_for_a_first_question_that_nobody_answers(serve, checkpoint):
+    behave(checkpoint, "silent")
+    server = serve(wait=False)
+    deadline = time.monotonic() + 20
+    while server.state().stages[-1:] and server.state().stages[-1][0] != "Asking a first question":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    family, began = processes(server), time.monotonic()
+    server.stop()
+    assert time.monotonic() - began < 10, "and not the thirty seconds after which it is killed"
+    assert gone(family)
+    time.sleep(0.3)
+    assert registry.load("default") is None, "the supervisor writes nothing once it was told to stop"
+
+
+def test_a_log_that_is_gone_leaves_no_process_behind(serve):
+    server = serve()
+    family = processes(server)
+    Path(server.log_path).unlink()
+    os.kill(family[1].pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while not gone(family) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert gone(family)
+    assert "its supervisor failed" in server.state().error

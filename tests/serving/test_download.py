@@ -210,13 +210,14 @@ def test_a_server_without_ranges_gives_whole_files(hub, capsys):
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_what_another_make_of_parts_left_is_not_built_upon(hub, no_hub):
+@pytest.mark.parametrize(("left", "marks"), [(20_000, 7), (0, 11), (4_000, 11)])  # others' parts, or deleted ones
+def test_what_another_make_of_parts_left_is_not_built_upon(hub, no_hub, left, marks):
     hub.repositories[MODEL] = MISTRAL
     etag = etag_of(WEIGHTS)
     blobs = no_hub / f"models--{MODEL.replace('/', '--')}" / "blobs"
     blobs.mkdir(parents=True)
-    (blobs / f"{etag}.parts").write_bytes(b"?" * 20_000)
-    (blobs / f"{etag}.parts.1000").write_bytes(b"\1" * 7)
+    (blobs / f"{etag}.parts").write_bytes(b"?" * left)
+    (blobs / f"{etag}.parts.1000").write_bytes(b"\1" * marks)
     fetched(FETCH)
     assert cached("consolidated.safetensors") == WEIGHTS
 

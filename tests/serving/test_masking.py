@@ -11,8 +11,9 @@ from magistral_nb.serving.masking import masked
 
 SECRET = st.text(string.ascii_letters + string.digits, min_size=20, max_size=40)
 PLACES = (
-    "hf_{}", "sk-proj-{}", "Authorization: Bearer {}", "authorization: bearer {}", "--api-key {}", "--api-key={}",
-    "--hf-token {}", "'api_key': ['{}'], 'port': 1", "api_key={}", '"access_token": "{}"', "HF_TOKEN={}",
+    "hf_{}", "sk-proj-{}", "Authorization: Bearer {}", "authorization: bearer {}", "Authorization: Basic {}",
+    "--api-key {}", "--api-key={}", "--hf-token {}", "'api_key': ['{}'], 'port': 1",
+    "'api_key': ['another', '{}'], 'port': 1", "api_key={}", '"access_token": "{}"', "HF_TOKEN={}",
     "HUGGING_FACE_HUB_TOKEN={}", "VLLM_API_KEY={} vllm serve", "password = {}", "https://me:{}@hub.test/m",
     "https://cdn.test/f?X-Amz-Signature={}&Expires=3600", "https://cdn.test/f?Expires=1&Signature={}",
 )  # fmt: skip

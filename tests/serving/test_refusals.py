@@ -203,9 +203,7 @@ def test_ministral_3_of_one_s_own_needs_a_vllm_that_knows_it_in_its_format(tmp_p
         ("--pipeline-parallel-size 2", r"type --pipeline-parallel 2 instead\.$"),
         ("--data-parallel-size 2", r"type --data-parallel 2 instead\.$"),
         ("-tp 2 -pp 2 -dp 2", r"^Raw -tp 2 -pp 2 -dp 2.*type --gpus 4 --pipeline-parallel 2 --data-parallel 2 instead"),
-        ("-tp 1", r"leave it away\.$"),
         ("-tp 16 -dp 2", r"leave them away\.$"),
-        ("-tp", r"leave it away\.$"),
     ],
 )
 def test_raw_flags_for_more_gpus_are_refused_with_the_options_for_them(raw, words):
@@ -214,6 +212,10 @@ def test_raw_flags_for_more_gpus_are_refused_with_the_options_for_them(raw, word
     message = refusal(eight, "2509", wishes)
     assert re.search(words, message)
     check_refusal(message, eight, "2509", wishes, VLLM_VERSION)
+
+
+def test_a_raw_flag_for_one_gpu_asks_for_nothing():
+    assert plan_on(H100, "2509", Wishes(engine_args=("-tp", "1"))).argv[-2:] == ("-tp", "1")
 
 
 def test_other_raw_flags_are_nobody_s_business():

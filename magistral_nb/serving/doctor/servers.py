@@ -109,9 +109,11 @@ def _memory(state: ServerState) -> int:
 def _supervisors_without_state() -> Iterator[int]:
     import psutil
 
-    for process in psutil.process_iter(["name"]):
+    me = psutil.Process().username()
+    for process in psutil.process_iter(["name", "username"]):
         with contextlib.suppress(psutil.Error):
-            words = process.cmdline() if "python" in str(process.info["name"]) else []
+            ours = process.info["username"] == me and "python" in str(process.info["name"])
+            words = process.cmdline() if ours else []
             if supervisor.__name__ in words[:-1] and not Path(words[-1]).exists():
                 yield process.pid
 

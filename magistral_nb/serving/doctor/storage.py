@@ -13,6 +13,7 @@ from magistral_nb import paths
 from magistral_nb.serving import download
 from magistral_nb.serving.catalogue import CATALOGUE
 from magistral_nb.serving.doctor.page import Line
+from magistral_nb.serving.preflight import nearest
 from magistral_nb.serving.wishes import Wishes
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def disk(label: str, folder: Path, remedy: str, *, least: int = _LEAST) -> Line:
         >>> disk("models", Path("/nowhere/yet"), "set HF_HOME", least=10**18).remedy
         'make room, or set HF_HOME'
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    there = nearest(folder)
     room = shutil.disk_usage(there)
     told = f"{room.free / 1e9:.1f} of {room.total / 1e9:.1f} GB free, {folder}"
     if not os.access(there, os.W_OK | os.X_OK):
