@@ -207,7 +207,7 @@ LINES = [
     case("-- --tokenizer-mode hf", "no_chat_template", "The tokenizer has no chat template, so that vLLM cannot word a "
          "question for the model.", "-- --tokenizer-mode mistral"),
     case("-- --kv-cache-memory-bytes 100000", "kv_no_memory", "Nothing is left for the KV cache: .* or "
-         "--kv-cache-memory-bytes is too small.", "-- --enforce-eager --max-num-seqs 16"),
+         "--kv-cache-memory-bytes is too small.", "-- --max-num-seqs 16"),
     case("-- --kv-cache-memory-bytes 1M", "kv_too_small_for_max_len", r"A context of 2048 tokens needs [\d.]+ GiB of "
          r"KV cache, and the [\d.]+ GiB left hold 384\.", "--context 384 -- --kv-cache-memory-bytes 1M"),
 ]  # fmt: skip
@@ -237,7 +237,7 @@ def test_a_port_that_is_taken_while_vllm_starts(notebook):
 
 SIGNALS = [
     case(signal.SIGKILL, "killed", "exit code -9", None, long=False),
-    case(signal.SIGSEGV, "segfault", "!!!!!!! Segfault encountered !!!!!!!", f"{PLAIN} -- --enforce-eager"),
+    case(signal.SIGSEGV, "segfault", "!!!!!!! Segfault encountered !!!!!!!", None),  # eager it is already
 ]
 
 
