@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Rows = Sequence[tuple[str, ...]]  # what, its value, why or what that means, and perhaps its source
 
-_TAGS = (("", ""), ("<b>", "</b>"), ("", ""), ('<span style="opacity: 0.7">', "</span>"))  # of the columns
+_TAGS = (("", ""), ("<b>", "</b>"), ("", ""), ("<i>", "</i>"))  # of the columns
 
 
 def show_table(title: str, rows: Rows, notes: Sequence[str] = (), *, rich: bool, stream: TextIO | None = None) -> None:

@@ -27,7 +27,7 @@ def test_a_source_stands_behind_its_reason():
     out = io.StringIO()
     show_table("A plan", rows, rich=False, stream=out)
     assert out.getvalue().endswith("otherwise [measured with vLLM 0.32]\n")
-    assert "measured with vLLM 0.32</span></td>" in table_html("A plan", rows)
+    assert "measured with vLLM 0.32</i></td>" in table_html("A plan", rows)
 
 
 def test_a_name_is_no_html_and_drives_no_terminal():
