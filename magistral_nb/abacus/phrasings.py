@@ -73,6 +73,14 @@ _ASKED = """What is [x]?
     Let me know [x].
     Figure out [x].
     Show me [x].
+    Get me [x].
+    Hand me [x].
+    Name [x].
+    Write down [x].
+    Find [x] for me.
+    Do [x] for me.
+    I need [x].
+    Let us have [x].
     Say what [x] is.
     How about [x]?
     What number is [x]?

@@ -317,7 +317,10 @@ EVERYDAY = (
                 {n} had {a} {u} and paid for {b} {t} at {c} {u} each.
                 Of {a} {u}, {n} uses some for {b} {t} at {c} {u} each.
                 With {a} {u} {n} gets {b} {t} for {c} {u} each.
-                {n} has {a} {u} and needs {b} {t}, which cost {c} {u} each.""",
+                {n} has {a} {u} and needs {b} {t}, which cost {c} {u} each.
+                {n} holds {a} {u} and picks {b} {t} at {c} {u} each.
+                {n} earns {a} {u} and chooses {b} {t} for {c} {u} each.
+                {n} brings {a} {u} and leaves with {b} {t} for {c} {u} each.""",
                 """How much money is left?
                 How much is left?
                 How much does {n} have left?

@@ -39,7 +39,11 @@ TRIPS = (
             """{n} travels {b} hours at {a} km/h. What is the distance?
             A train goes {a} km/h. How many km does it go in {b} hours?
             How far does a bus get in {b} hours at {a} km/h?
-            At {a} km/h, how far does a car get in {b} hours?""",
+            At {a} km/h, how far does a car get in {b} hours?
+            At {a} km/h, how many km does {n} drive in {b} hours?
+            How far does {n} travel in {b} hours at {a} km/h?
+            In {b} hours at {a} km/h, how far does {n} go?
+            How many km does {n} go in {b} h at {a} km/h?""",
             """A truck runs {b} hours at {a} km/h. How many km does it cover?
             At {a} km/h, how far does {n} ride in {b} hours?""",
             *told(
