@@ -107,16 +107,21 @@ def dialect(version: str) -> Dialect:
     """
     known = Dialect()
     for since, changed in _CHANGES:
-        if since <= _numbers(version):
+        if since <= numbers(version):
             known = replace(known, **changed)
     return known
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """The release's numbers, three at least: a local part and what marks a pre-release left out."""
+def numbers(version: str) -> tuple[int, ...]:
+    """A version's numbers, three at least: a local part and what marks a pre-release left out.
+
+    Example:
+        >>> numbers("0.33.1.dev7+g0123abc.cu130"), numbers("0.11")
+        ((0, 33, 1), (0, 11, 0))
+    """
     found = re.match(r"\d+(\.\d+)*", version)
-    numbers = [int(part) for part in found[0].split(".")] if found else []
-    return tuple(numbers + [0] * (3 - len(numbers)))
+    parts = [int(part) for part in found[0].split(".")] if found else []
+    return tuple(parts + [0] * (3 - len(parts)))
 
 
 def since(name: str) -> str:

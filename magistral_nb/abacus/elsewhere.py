@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from magistral_nb.abacus.phrasings import Wordings, wordings
+from magistral_nb.abacus.wordings import Wordings, wordings
 
 if TYPE_CHECKING:
     import random

@@ -5,51 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class Wordings:
-    """The wordings of one kind of question.
-
-    Attributes:
-        seen: what training draws from.
-        held_out: what training never sees.
-    """
-
-    seen: tuple[str, ...]
-    held_out: tuple[str, ...]
-
-
-def _lines(text: str) -> tuple[str, ...]:
-    return tuple(line.strip() for line in text.strip().splitlines())
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
-def wordings(seen: str, held_out: str, *composed: str) -> Wordings:
-    """Wordings from two texts, one a line, and more seen ones, less what is held out."""
-    kept = _lines(held_out)
-    spared = {_bare(wording) for wording in kept}
-    more = dict.fromkeys(wording for wording in composed if _bare(wording) not in spared)
-    return Wordings(tuple(dict.fromkeys((*_lines(seen), *more))), kept)
-
-
-def _bare(wording: str) -> str:
-    """Without what hardly changes a wording: case, punctuation, spaces."""
-    return "".join(each for each in wording.casefold() if each.isalnum() or each in "{}%+-−×*÷/:<>=")
-
-
-def _each(frames: str, *phrases: str) -> tuple[str, ...]:
-    """Every phrase in every frame: a frame has [x] where the phrase goes, or [X] where a sentence begins with it."""
-    return tuple(
-        frame.replace("[x]", phrase).replace("[X]", phrase[:1].upper() + phrase[1:])
-        for frame in _lines(frames)
-        for phrase in phrases
-    )
-
+from magistral_nb.abacus.wordings import each, lines, wordings, words
 
 _ASKED = """What is [x]?
     What's [x]?
@@ -164,7 +120,7 @@ _SORTED = """Sort {a}, {b}, {c} [x].
     Can you sort {a}, {b} and {c} [x]?
     Please sort {a}, {b}, {c} [x].
     I want {a}, {b}, {c} [x]."""
-_UP = _lines("""in ascending order
+_UP = lines("""in ascending order
     from smallest to largest
     from small to large
     from the lowest to the highest
@@ -172,7 +128,7 @@ _UP = _lines("""in ascending order
     from least to greatest
     beginning with the smallest
     in rising order""")
-_DOWN = _lines("""in descending order
+_DOWN = lines("""in descending order
     from largest to smallest
     from large to small
     from the highest to the lowest
@@ -190,10 +146,10 @@ WORDINGS = {
         Give me {a}+{b}.
         What does {a} + {b} equal?
         I need the sum of {a} and {b}, please.""",
-        *_each(_ASKED, "{a} + {b}", "{a}+{b}", "{a} plus {b}", "the sum of {a} and {b}"),
-        *_each(_ASKED, "{a} increased by {b}", "{a} and {b} together", "the total of {a} and {b}", "{a} added to {b}"),
-        *_each(_TOLD, "add {a} and {b}", "add {a} to {b}", "add up {a} and {b}", "put {a} and {b} together"),
-        *_each(_DONE, "{a} is added to {b}", "{a} and {b} are added", "{a} is increased by {b}"),
+        *each(_ASKED, "{a} + {b}", "{a}+{b}", "{a} plus {b}", "the sum of {a} and {b}"),
+        *each(_ASKED, "{a} increased by {b}", "{a} and {b} together", "the total of {a} and {b}", "{a} added to {b}"),
+        *each(_TOLD, "add {a} and {b}", "add {a} to {b}", "add up {a} and {b}", "put {a} and {b} together"),
+        *each(_DONE, "{a} is added to {b}", "{a} and {b} are added", "{a} is increased by {b}"),
     ),
     "subtract": wordings(
         "What is left of {a} after taking away {b}?",
@@ -203,11 +159,11 @@ WORDINGS = {
         What does {a} - {b} equal?
         What is the result when {b} is subtracted from {a}?
         Take {b} away from {a}.""",
-        *_each(_ASKED, "{a} - {b}", "{a}-{b}", "{a} − {b}", "{a} minus {b}"),
-        *_each(_ASKED, "{a} reduced by {b}", "{b} subtracted from {a}", "{a} less {b}", "{b} taken from {a}"),
-        *_each(_TOLD, "subtract {b} from {a}", "deduct {b} from {a}", "take {b} from {a}", "take away {b} from {a}"),
-        *_each(_TOLD, "remove {b} from {a}", "reduce {a} by {b}"),
-        *_each(_DONE, "{b} is subtracted from {a}", "{b} is taken away from {a}", "{a} is reduced by {b}"),
+        *each(_ASKED, "{a} - {b}", "{a}-{b}", "{a} − {b}", "{a} minus {b}"),
+        *each(_ASKED, "{a} reduced by {b}", "{b} subtracted from {a}", "{a} less {b}", "{b} taken from {a}"),
+        *each(_TOLD, "subtract {b} from {a}", "deduct {b} from {a}", "take {b} from {a}", "take away {b} from {a}"),
+        *each(_TOLD, "remove {b} from {a}", "reduce {a} by {b}"),
+        *each(_DONE, "{b} is subtracted from {a}", "{b} is taken away from {a}", "{a} is reduced by {b}"),
     ),
     "multiply": wordings(
         "How much are {a} times {b}?",
@@ -217,10 +173,10 @@ WORDINGS = {
         What does {a} × {b} equal?
         What is the result when {a} is multiplied by {b}?
         I need the product of {a} and {b}, please.""",
-        *_each(_ASKED, "{a} × {b}", "{a} x {b}", "{a}*{b}", "{a} * {b}", "{a} times {b}"),
-        *_each(_ASKED, "the product of {a} and {b}", "{a} multiplied by {b}"),
-        *_each(_TOLD, "multiply {a} by {b}", "multiply {a} and {b}", "multiply {a} with {b}"),
-        *_each(_DONE, "{a} is multiplied by {b}", "{a} and {b} are multiplied"),
+        *each(_ASKED, "{a} × {b}", "{a} x {b}", "{a}*{b}", "{a} * {b}", "{a} times {b}"),
+        *each(_ASKED, "the product of {a} and {b}", "{a} multiplied by {b}"),
+        *each(_TOLD, "multiply {a} by {b}", "multiply {a} and {b}", "multiply {a} with {b}"),
+        *each(_DONE, "{a} is multiplied by {b}", "{a} and {b} are multiplied"),
     ),
     "divide": wordings(
         """How often does {b} go into {a}?
@@ -235,10 +191,10 @@ WORDINGS = {
         What does {a} ÷ {b} equal?
         What is the result when {a} is divided by {b}?
         How many times does {b} fit into {a}?""",
-        *_each(_ASKED, "{a} ÷ {b}", "{a} / {b}", "{a}/{b}", "{a} : {b}", "{a} divided by {b}"),
-        *_each(_ASKED, "the quotient of {a} and {b}", "{a} over {b}"),
-        *_each(_TOLD, "divide {a} by {b}", "split {a} into {b} equal parts"),
-        *_each(_DONE, "{a} is divided by {b}", "{a} is split into {b} equal parts"),
+        *each(_ASKED, "{a} ÷ {b}", "{a} / {b}", "{a}/{b}", "{a} : {b}", "{a} divided by {b}"),
+        *each(_ASKED, "the quotient of {a} and {b}", "{a} over {b}"),
+        *each(_TOLD, "divide {a} by {b}", "split {a} into {b} equal parts"),
+        *each(_DONE, "{a} is divided by {b}", "{a} is split into {b} equal parts"),
     ),
     "terms": wordings(
         "{e} = ?",
@@ -246,7 +202,7 @@ WORDINGS = {
         Give me {e}.
         What does {e} equal?
         Tell me the value of {e}.""",
-        *_each(_ASKED, "{e}"),
+        *each(_ASKED, "{e}"),
     ),
     "decimals": wordings(
         "{e}=?",
@@ -254,7 +210,7 @@ WORDINGS = {
         Give me {e}.
         What does {e} equal?
         Tell me what {w} makes.""",
-        *_each(_ASKED, "{e}", "{w}"),
+        *each(_ASKED, "{e}", "{w}"),
     ),
     "percent": wordings(
         """How many are {a}% of {b}?
@@ -263,8 +219,8 @@ WORDINGS = {
         Give me {a} percent of {b}.
         How many is {a}% of {b}?
         Tell me {a} % of {b}.""",
-        *_each(_ASKED, "{a}% of {b}", "{a} % of {b}", "{a} percent of {b}", "{a} per cent of {b}"),
-        *_each(_TOLD, "take {a}% of {b}", "work out {a} percent of {b}"),
+        *each(_ASKED, "{a}% of {b}", "{a} % of {b}", "{a} percent of {b}", "{a} per cent of {b}"),
+        *each(_TOLD, "take {a}% of {b}", "work out {a} percent of {b}"),
     ),
     "compare": wordings(
         """Compare {a} and {b}.
@@ -280,19 +236,19 @@ WORDINGS = {
         Tell me which is bigger, {a} or {b}.
         How do {a} and {b} compare?
         Of {a} and {b}, which is greater?""",
-        *_each(_COMPARED, "larger", "bigger", "greater", "smaller", "more", "less", "higher", "lower"),
+        *each(_COMPARED, "larger", "bigger", "greater", "smaller", "more", "less", "higher", "lower"),
     ),
     "is larger": wordings(
         "{a} > {b}?",
         """Would you say {a} is larger than {b}?
         Is it true that {a} is bigger than {b}?""",
-        *_each(_CLAIMED, "larger", "bigger", "greater", "more", "higher"),
+        *each(_CLAIMED, "larger", "bigger", "greater", "more", "higher"),
     ),
     "is smaller": wordings(
         "{a} < {b}?",
         """Would you say {a} is smaller than {b}?
         Is it true that {a} is less than {b}?""",
-        *_each(_CLAIMED, "smaller", "less", "lower"),
+        *each(_CLAIMED, "smaller", "less", "lower"),
     ),
     "ascending": wordings(
         """Sort {a}, {b}, {c}.
@@ -302,7 +258,7 @@ WORDINGS = {
         Put {a}, {b} and {c} in order, smallest first.""",
         """Arrange {a}, {b}, {c} from smallest to largest.
         Sort {a}, {b} and {c}, smallest first.""",
-        *_each(_SORTED, *_UP),
+        *each(_SORTED, *_UP),
     ),
     "descending": wordings(
         """Sort {a}, {b}, {c}, largest first.
@@ -310,7 +266,7 @@ WORDINGS = {
         Put {a}, {b} and {c} in order, largest first.""",
         """Arrange {a}, {b} and {c} from largest to smallest.
         Sort the numbers {a}, {b}, {c} in descending order.""",
-        *_each(_SORTED, *_DOWN),
+        *each(_SORTED, *_DOWN),
     ),
     "follow +": wordings(
         """and plus {b}?
@@ -327,7 +283,7 @@ WORDINGS = {
         Increase it by {b}.""",
         """and {b} more?
         Then add {b} to it.""",
-        *_each(_TOLD, "add {b}", "add {b} to that"),
+        *each(_TOLD, "add {b}", "add {b} to that"),
         "And if I add {b}?",
     ),
     "follow -": wordings(
@@ -344,7 +300,7 @@ WORDINGS = {
         Reduce it by {b}.""",
         """and minus {b}?
         Then subtract {b} from it.""",
-        *_each(_TOLD, "subtract {b}", "subtract {b} from that", "take away {b}"),
+        *each(_TOLD, "subtract {b}", "subtract {b} from that", "take away {b}"),
         "And if I subtract {b}?",
     ),
     "follow ×": wordings(
@@ -359,7 +315,7 @@ WORDINGS = {
         that × {b}?""",
         """and that times {b}?
         Then multiply by {b}.""",
-        *_each(_TOLD, "multiply it by {b}", "multiply that by {b}", "multiply the result by {b}"),
+        *each(_TOLD, "multiply it by {b}", "multiply that by {b}", "multiply the result by {b}"),
     ),
     "follow ÷": wordings(
         """and divided by {b}?
@@ -373,7 +329,7 @@ WORDINGS = {
         that / {b}?""",
         """and that divided by {b}?
         Then divide by {b}.""",
-        *_each(_TOLD, "divide it by {b}", "divide that by {b}", "divide the result by {b}"),
+        *each(_TOLD, "divide it by {b}", "divide that by {b}", "divide the result by {b}"),
     ),
 }
 
@@ -397,8 +353,8 @@ FRAMES = wordings(
     My teacher asks: {q}""",
 )
 
-NAMES = _words("Anna Ben Clara David Emma Felix Grace Henry Ida Jack Lena Max Nora Oscar Paul Rosa Sam Tina Tom Vera")
-THINGS = _words(
+NAMES = words("Anna Ben Clara David Emma Felix Grace Henry Ida Jack Lena Max Nora Oscar Paul Rosa Sam Tina Tom Vera")
+THINGS = words(
     "apples pens books tickets eggs cards stamps coins cakes cups shirts balls lamps roses stones toys bags nuts "
     "pears keys cookies oranges pencils chairs bottles stickers marbles flowers candles sweets"
 )

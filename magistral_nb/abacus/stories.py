@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from magistral_nb.abacus.phrasings import wordings
 from magistral_nb.abacus.story import Story, told
 from magistral_nb.abacus.trips import TRIPS
+from magistral_nb.abacus.wordings import wordings
 
 _MONEY_LEFT = """How much money is left?
     How much is left?

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from magistral_nb.abacus.phrasings import Wordings
+    from magistral_nb.abacus.wordings import Wordings
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from magistral_nb.abacus.phrasings import wordings
 from magistral_nb.abacus.story import Story, told
+from magistral_nb.abacus.wordings import wordings
 
 TRIPS = (
     Story(

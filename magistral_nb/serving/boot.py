@@ -143,7 +143,7 @@ def prepare(
 def _engine(wish: str | None, here: Hardware, *, only_plan: bool) -> Engine:
     """The vLLM that runs, or that `--install` would bring where only a plan is wanted."""
     try:
-        return find_engine(wish, gpu=bool(here.gpus))
+        return find_engine(wish, gpu=bool(here.gpus), here=here)
     except EngineNotFound:
         if not only_plan or wish is not None:
             raise
@@ -163,8 +163,13 @@ def _missed(here: Hardware, taken: Profile, wishes: Wishes, engine: Engine, endi
 
     if taken is order[0] or not any(gpu.total - gpu.free > _IDLE_BYTES for gpu in here.gpus):
         return None
-    found = owners.find_owners(here)
-    return owners.explain_full(here, better, {pid: owner for pid, owner in found.items() if pid not in ending})
+    return _whose(here, better, ending)
+
+
+def _whose(here: Hardware, plan_with: Callable[[Hardware], Plan], ending: Container[int]) -> str | None:
+    """Whose memory is in the way of a plan, those left out that `start` ends anyway."""
+    staying = {pid: owner for pid, owner in owners.find_owners(here).items() if pid not in ending}
+    return owners.explain_full(here, plan_with, staying)
 
 
 def _planned(
@@ -179,8 +184,7 @@ def _planned(
         profile = named or planner.default_profile(here, wishes, engine)
         return profile, planner.make_plan(here, profile, wishes, engine)
     except PlanRefused as refusal:
-        staying = {pid: owner for pid, owner in owners.find_owners(here).items() if pid not in ending}
-        if told := owners.explain_full(here, plan_with, staying):
+        if told := _whose(here, plan_with, ending):
             raise PlanRefused(told) from refusal
         raise
 

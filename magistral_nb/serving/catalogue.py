@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +38,6 @@ __all__ = [
     "release_of",
 ]
 
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Pixtral's encoder of 24 layers, 1,024 wide, and what fits it to the language model.
 _VISION = 0.42e9
 _VOCABULARY = 131_072
@@ -209,7 +207,7 @@ def _find(wanted: str, *, adapters: bool) -> Profile:
         return _told_by(folders.local(path), path.name, str(path), adapters=adapters)
     if wanted.startswith((".", "/", "~")):
         raise UnknownModel(f"There is no folder {wanted}: check the path, or name a model such as abacus or 2509.")
-    if _REPOSITORY.fullmatch(wanted):
+    if hub.REPOSITORY.fullmatch(wanted):
         return _of_repository(wanted, adapters=adapters)
     raise UnknownModel(f"No model {wanted!r} is known here: {_hint(wanted)} A folder or an owner/repository works too.")
 
@@ -269,7 +267,7 @@ def _told_by(files: folders.Files, name: str, source: str, *, adapters: bool) ->
 def _base(named: str, where: str) -> Profile:
     """The model that an adapter was made for. One trained on a quantised re-upload is served on the original."""
     try:
-        if not _known(named) and _REPOSITORY.fullmatch(named) and (release := release_of(named)):
+        if not _known(named) and hub.REPOSITORY.fullmatch(named) and (release := release_of(named)):
             return release
         return _find(named, adapters=False)
     except (UnknownModel, NotACheckpoint) as error:

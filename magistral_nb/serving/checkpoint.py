@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
     from magistral_nb.serving.profile import Profile
 
 SYSTEM_PROMPT = folders.SYSTEM_PROMPT
-
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def system_prompt(profile: Profile) -> tuple[str | None, str]:
@@ -47,6 +44,6 @@ def in_folder(folder: str) -> str | None:
 
 def of_repository(repository: str, marks: Marks) -> tuple[str, str]:
     """The system prompt of a repository, from the hub's cache or the hub, else in our own words."""
-    if _REPOSITORY.fullmatch(repository) and (text := hub.text(repository, SYSTEM_PROMPT)):
+    if hub.REPOSITORY.fullmatch(repository) and (text := hub.text(repository, SYSTEM_PROMPT)):
         return text, f"{SYSTEM_PROMPT} of {repository}"
     return own_wording(marks), f"in our words, as {repository}'s own {SYSTEM_PROMPT} cannot be had"

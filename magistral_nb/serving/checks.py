@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from magistral_nb.dialect import since
 from magistral_nb.serving.devices import names_of
 from magistral_nb.serving.refusal import Refusal, Way, leave
+from magistral_nb.serving.releases import dotted
 
 if TYPE_CHECKING:
     from magistral_nb.dialect import Dialect
@@ -105,8 +106,8 @@ def check_vllm(gpu: Gpu, profile: Profile, wishes: Wishes, dialect: Dialect) -> 
     """
     if gpu.capability != (0, 0) and gpu.capability < dialect.oldest_card:
         raise Refusal(
-            f"This vLLM wants compute capability {_dotted(dialect.oldest_card)}, and {gpu.name} has "
-            f"{_dotted(gpu.capability)}"
+            f"This vLLM wants compute capability {dotted(dialect.oldest_card)}, and {gpu.name} has "
+            f"{dotted(gpu.capability)}"
         )
     if gpu.mig and not names_of([gpu], uuids=dialect.uuids):
         why = "and this vLLM takes its number in its card for a card's"
@@ -141,7 +142,3 @@ def _check_stored(profile: Profile, wishes: Wishes, dialect: Dialect) -> None:
 def clause(sentence: str | None) -> str:
     """A sentence as a part of another one."""
     return (sentence or "").rstrip(".")
-
-
-def _dotted(pair: tuple[int, int]) -> str:
-    return f"{pair[0]}.{pair[1]}"

@@ -230,7 +230,7 @@ def needed(files: Files, what: What) -> dict[str, int]:
 
 def is_cached(fetch: Fetch) -> bool:
     """Whether all of it lies in the hub's cache; nobody is asked."""
-    first = _cached(fetch.repository, _FIRST[fetch.what])
+    first = hub.cached(fetch.repository, _FIRST[fetch.what])
     with contextlib.suppress(NotACheckpoint):
         return first is not None and bool(needed(folders.local(first.parent), fetch.what))
     return False
@@ -245,10 +245,9 @@ def missing_bytes(fetch: Fetch) -> int:
     """
     files = hub.files(fetch.repository)
     wanted = needed(files, fetch.what)
-    # A gated repository shows its list all the same. An empty file has no first byte to be asked for.
-    files.read(min(filter(wanted.get, wanted), key=lambda name: wanted[name], default=next(iter(wanted))), 1)
-    missing = sum(size for name, size in wanted.items() if _cached(fetch.repository, name) is None)
-    return max(0, missing - parts.kept(_folder(fetch.repository) / "blobs"))
+    files.read(_FIRST[fetch.what], 1)  # a gated repository shows its list all the same
+    missing = sum(size for name, size in wanted.items() if hub.cached(fetch.repository, name) is None)
+    return max(0, missing - parts.kept(hub.folder_of(fetch.repository) / "blobs"))
 
 
 class Download:
@@ -347,20 +346,6 @@ class Download:
         if parts.may_pass(error):
             return f"{constants.ENDPOINT} cannot be reached any more ({type(error).__name__}): {again}."
         return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}: the lines above it in the log say where."
-
-
-def _cached(repository: str, name: str) -> Path | None:
-    import huggingface_hub
-
-    found = huggingface_hub.try_to_load_from_cache(repository, name)
-    return Path(found) if isinstance(found, str) else None
-
-
-def _folder(repository: str) -> Path:
-    """Where the hub's cache keeps a repository, there yet or not."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
 
 
 def say(line: object) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from magistral_nb import paths
-from magistral_nb.dialect import dialect
+from magistral_nb.dialect import dialect, numbers
 from magistral_nb.errors import EngineNotFound, UnsupportedPlatform
 from magistral_nb.serving import hardware
 from magistral_nb.serving.releases import newest_for, releases
@@ -85,7 +85,7 @@ def check_platform(system: str, machine: str) -> None:
     )
 
 
-def find_engine(wish: str | None = None, *, gpu: bool) -> Engine:
+def find_engine(wish: str | None = None, *, gpu: bool, here: Hardware | None = None) -> Engine:
     """Find the vLLM to run; nothing is run or imported, so that it takes milliseconds.
 
     Args:
@@ -93,13 +93,14 @@ def find_engine(wish: str | None = None, *, gpu: bool) -> Engine:
             notebook's own packages, otherwise the folder of an environment or a vllm executable.
         gpu: look for our own environment with a CUDA build, one that this machine's driver and cards run, instead of
             the CPU build's; tells nothing with a wish.
+        here: the machine, where it has been looked at already.
 
     Raises:
         EngineNotFound: no vLLM where one was looked for.
         UnsupportedPlatform: there is none for this machine's driver and cards.
     """
     if wish is None:
-        return _find_own("cuda" if gpu else "cpu")
+        return _find_own("cuda" if gpu else "cpu", here)
     if wish == "here":
         return _find_here()
     return _find_at(Path(wish).expanduser().absolute())
@@ -121,7 +122,7 @@ def release_for(here: Hardware, python: Pair | None = None) -> Release:
     """
     capabilities: set[Pair | None] = {gpu.capability for gpu in here.gpus}
     found = [newest_for(here.cuda, python, capability) for capability in capabilities or {None}]
-    return min(found, key=lambda release: (_numbers(release.version), not release.doubt))
+    return min(found, key=lambda release: (numbers(release.version), not release.doubt))
 
 
 def runs_on(version: str, here: Hardware) -> bool:
@@ -140,7 +141,7 @@ def runs_on(version: str, here: Hardware) -> bool:
 def own_environments(build: Build) -> list[Engine]:
     """The finished environments of ours for this build, the newest version first."""
     found = [engine for folder in sorted(paths.engines().glob(f"vllm-{build}-*")) if (engine := own_engine(folder))]
-    return sorted(found, key=lambda engine: _numbers(engine.version), reverse=True)
+    return sorted(found, key=lambda engine: numbers(engine.version), reverse=True)
 
 
 def own_engine(folder: Path) -> Engine | None:
@@ -171,10 +172,10 @@ def python_of(folder: Path) -> Path | None:
     return None
 
 
-def _find_own(build: Build) -> Engine:
+def _find_own(build: Build, here: Hardware | None) -> Engine:
     found, wanted, others = own_environments(build), VLLM_VERSION, ""
     if build == "cuda":
-        here = hardware.detect()
+        here = here or hardware.detect()
         wanted = release_for(here).version
         runs = [engine for engine in found if runs_on(engine.version, here)]
         if found and not runs:
@@ -190,8 +191,8 @@ def _find_own(build: Build) -> Engine:
 
 def _cuda_of(version: str) -> Pair:
     """The CUDA that this vLLM was compiled with: that of its minor release, or of the next one in the table."""
-    minor = _numbers(version)[:2]
-    return next((each.cuda for each in releases() if _numbers(each.version)[:2] >= minor), releases()[-1].cuda)
+    minor = numbers(version)[:2]
+    return next((each.cuda for each in releases() if numbers(each.version)[:2] >= minor), releases()[-1].cuda)
 
 
 def _find_here() -> Engine:
@@ -299,7 +300,3 @@ def _build(distributions: Mapping[str, str]) -> Build:
     if re.match(r"cu\d", local) or (not local and set(_CUDA_RUNTIMES) & set(distributions)):
         return "cuda"
     return "unknown"  # ROCm, XPU, a build from source
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])

@@ -116,7 +116,7 @@ def of_gpus(
     """How the weights and the KV cache lie on the GPUs, and who shares what."""
     gpu, memory = placed.gpus[0], placed.memory
     _weights(on, gpu, profile, wishes, dialect, placed)
-    if (0, 0) < gpu.capability < _BFLOAT16:
+    if _lacks_bfloat16(gpu):
         on.add(["--dtype", "half"], "dtype", "half", "this card has no bfloat16", "NVML: its compute capability")
     if placed.fp8_kv:
         on.argv += ["--kv-cache-dtype", "fp8"]
@@ -222,6 +222,11 @@ def _who_chose(profile: Profile, wishes: Wishes) -> str:
     return "the one that needs no GPU" if profile.embedded else "the best that fits, by this table"
 
 
+def _on_each(size: float, placed: Placement) -> str:
+    """Bytes that each GPU of a plan holds."""
+    return _size(size) + " on each" * (len(placed.gpus) > 1)
+
+
 def _why_model(profile: Profile, wishes: Wishes) -> str:
     if profile.embedded:
         return "ships with this package"
@@ -231,11 +236,14 @@ def _why_model(profile: Profile, wishes: Wishes) -> str:
     return profile.source
 
 
+def _lacks_bfloat16(gpu: Gpu) -> bool:
+    return (0, 0) < gpu.capability < _BFLOAT16
+
+
 def _weights(
     on: Flags, gpu: Gpu, profile: Profile, wishes: Wishes, dialect: Dialect, placed: Placement
 ) -> None:  # fmt: skip
-    each = " on each" if len(placed.gpus) > 1 and placed.memory else ""
-    size = _size(placed.memory.weights) + each if placed.memory else "not known"
+    size = _on_each(placed.memory.weights, placed) if placed.memory else "not known"
     shape = profile.shape
     source = f"{shape.parameters / 1e9:.2f} billion parameters by {profile.origin}" if shape else profile.origin
     if placed.fp8:
@@ -250,28 +258,33 @@ def _weights(
         marlin = "; weight-only on this card, through Marlin" * (gpu.capability < _NATIVE_FP8)
         on.add([], "weights", size, f"{profile.stored.upper()}, as stored{marlin}", profile.origin)
     else:
-        why = "as you wished" if wishes.quantization == "none" else "this card makes no FP8"
+        no_gain = "it is so small that FP8 is no gain"
+        why = "this card makes no FP8" if (0, 0) < gpu.capability < dialect.fp8_card else no_gain
+        why = "as you wished" if wishes.quantization == "none" else why
         on.add([], "weights", size, f"BF16, as stored: {why}", f"{source}, two bytes each")
 
 
 def _memory(
     on: Flags, profile: Profile, memory: Memory, placed: Placement, dialect: Dialect, context: int
 ) -> None:  # fmt: skip
-    each = " on each" if len(placed.gpus) > 1 else ""
     if placed.fp8:
         peak = "one layer in BF16 beside them" if dialect.fp8_layerwise else "all of them in BF16 first"
         why = f"while loading: {peak}"
-        on.add([], "load peak", _size(memory.load_peak) + each, why, "how this vLLM quantises, by its source")
+        on.add([], "load peak", _on_each(memory.load_peak, placed), why, "how this vLLM quantises, by its source")
     why = "a step of chunked prefill, CUDA graphs and the CUDA context"
     on.add(
-        [], "activations", _size(memory.activations) + each, why, "what vLLM left of an H100 and an A100, as reported"
+        [],
+        "activations",
+        _on_each(memory.activations, placed),
+        why,
+        "what vLLM left of an H100 and an A100, as reported",
     )
-    half = "float16" if placed.gpus[0].capability < _BFLOAT16 else "BF16"
+    half = "float16" if _lacks_bfloat16(placed.gpus[0]) else "BF16"
     kind = "FP8: twice the tokens in the same memory" if placed.fp8_kv else f"{half}, as it is computed"
     times = memory.tokens // context
     many = f"{memory.tokens:,} tokens, room for {times:,} request{'s' * (times != 1)} of the full context; {kind}"
     source = f"what is left, at {memory.per_token / 1024:.0f} KiB a token on each GPU{_arithmetic(profile, placed)}"
-    on.add([], "KV cache", _size(memory.kv_cache) + each, many, source)
+    on.add([], "KV cache", _on_each(memory.kv_cache, placed), many, source)
 
 
 def _arithmetic(profile: Profile, placed: Placement) -> str:

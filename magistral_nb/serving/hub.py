@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -18,19 +19,20 @@ from magistral_nb.serving.masking import masked
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name, and no path
 _SECONDS = 5.0  # of silence, for each request
 
 
 def snapshot(repository: str) -> Path | None:
     """The folder of the hub's cache in which a model's files lie, perhaps not all of them."""
-    found = filter(None, (_cached(repository, name) for name in CONFIGS))
+    found = filter(None, (cached(repository, name) for name in CONFIGS))
     return next((path.parent for path in found), None)
 
 
 def text(repository: str, name: str) -> str | None:
     """A small text of a repository, from the cache or the hub; None if it cannot be had."""
     with contextlib.suppress(OSError, ValueError):
-        if path := _cached(repository, name):
+        if path := cached(repository, name):
             return path.read_text(encoding="utf-8")
     with contextlib.suppress(UnknownModel, ValueError):
         return _get(repository, f"{repository}/resolve/main/{name}").decode()
@@ -62,13 +64,21 @@ def files(repository: str) -> Files:
     return Files(repository, sizes, read, bases=named)
 
 
-def _cached(repository: str, name: str) -> Path | None:
+def cached(repository: str, name: str) -> Path | None:
+    """A file of a repository in the hub's cache; nobody is asked."""
     import huggingface_hub
 
     with contextlib.suppress(OSError, ValueError):  # also a name that no repository can have
         found = huggingface_hub.try_to_load_from_cache(repository, name)
         return Path(found) if isinstance(found, str) else None
     return None
+
+
+def folder_of(repository: str) -> Path:
+    """Where the hub's cache keeps a repository, there yet or not."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
 
 
 def _get(repository: str, path: str, headers: Mapping[str, str] = MappingProxyType({})) -> bytes:

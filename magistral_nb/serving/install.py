@@ -33,6 +33,7 @@ from magistral_nb.serving.engine import (
 )
 from magistral_nb.serving.packages import Cause, Failure, Step
 from magistral_nb.serving.recipe import LOCK, Recipe
+from magistral_nb.serving.releases import dotted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,7 +92,7 @@ def install_engine(*, gpu: bool, progress: Report | None = None) -> Engine:
     try:
         root.mkdir(parents=True, exist_ok=True)
         if here and here.cuda:
-            report(Step("driver", detail=f"{here.driver} knows CUDA {recipes.dotted(here.cuda)}"))
+            report(Step("driver", detail=f"{here.driver} knows CUDA {dotted(here.cuda)}"))
         return _make_first(root, wanted, environment, report)
     except OSError as error:
         cause: Cause = "disk" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "other"
@@ -243,7 +244,7 @@ def _empty(folder: Path, recipe: Recipe, environment: Mapping[str, str], log: IO
         # Without pip: Debian's Python brings none along unless python3-venv is installed.
         venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
     elif uv := installers.find_uv(environment):
-        version = recipes.dotted(recipe.python)
+        version = dotted(recipe.python)
         command = installers.uv_venv(uv, version, folder)
         if failure := packages.run(command, environment=environment, folder=folder.parent, log=log):
             raise EngineInstallFailed(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magistral_nb.serving.engine import VLLM_VERSION, Build, release_for
-from magistral_nb.serving.releases import releases
+from magistral_nb.serving.releases import dotted, releases
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -165,8 +165,3 @@ def told(release: Release, python: Pair) -> str:
     """
     line = f"vLLM {release.version}, built with CUDA {dotted(release.cuda)}, on Python {dotted(python)}"
     return f"{line}; but {release.doubt}" if release.doubt else line
-
-
-def dotted(pair: Pair) -> str:
-    """A version of two numbers as people write it."""
-    return f"{pair[0]}.{pair[1]}"

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from magistral_nb.dialect import Dialect, dialect
+from magistral_nb.dialect import Dialect, dialect, numbers
 from magistral_nb.errors import UnsupportedPlatform
 
 Pair = tuple[int, int]
@@ -89,7 +89,7 @@ def newest_for(cuda: Pair | None, python: Pair | None = None, capability: Pair |
     if not found:
         oldest = Dialect().oldest_card
         raise UnsupportedPlatform(
-            f"vLLM wants a card of compute capability {_dotted(oldest)}, and this one has {_dotted(card or oldest)}: "
+            f"vLLM wants a card of compute capability {dotted(oldest)}, and this one has {dotted(card or oldest)}: "
             f"{_ELSEWHERE}."
         )
     if cuda is None:
@@ -97,7 +97,7 @@ def newest_for(cuda: Pair | None, python: Pair | None = None, capability: Pair |
     found = [each for each in found if each.cuda[0] <= cuda[0]]
     if not found:
         raise UnsupportedPlatform(
-            f"vLLM's wheels want a driver that knows CUDA 12 (525 or newer), and this one knows {_dotted(cuda)}: "
+            f"vLLM's wheels want a driver that knows CUDA 12 (525 or newer), and this one knows {dotted(cuda)}: "
             f"update the NVIDIA driver, or {_ELSEWHERE}."
         )
     found = _for_python(found, python)
@@ -115,8 +115,8 @@ def doubt(version: str, cuda: Pair | None, capability: Pair | None = None) -> st
         >>> doubt("0.19.1", (12, 4), capability=(8, 0))
         ''
     """
-    minor = _minor(version)
-    release = next((each for each in releases() if _minor(each.version) == minor), None)
+    minor = numbers(version)[:2]
+    release = next((each for each in releases() if numbers(each.version)[:2] == minor), None)
     return "" if release is None or cuda is None else _doubt(release, cuda, capability)
 
 
@@ -124,28 +124,25 @@ def _doubt(release: Release, cuda: Pair, card: Pair | None) -> str:
     if release.cuda <= cuda or (card not in {None, _UNKNOWN_CARD} and (card or _UNKNOWN_CARD) < _MACHINE_CODE_BELOW):
         return ""
     return (
-        f"its FlashAttention 2 is compiled with CUDA {_dotted(release.cuda)}, newer than the driver's {_dotted(cuda)}: "
+        f"its FlashAttention 2 is compiled with CUDA {dotted(release.cuda)}, newer than the driver's {dotted(cuda)}: "
         "images fail on Hopper or newer"
     )
-
-
-def _minor(version: str) -> tuple[str, ...]:
-    return tuple(version.split(".")[:2])
 
 
 def _for_python(found: list[Release], python: Pair | None) -> list[Release]:
     fitting = [each for each in found if python is None or each.pythons[0] <= python <= each.pythons[1]]
     if python is not None and not fitting:
         newest = found[-1]
-        first, last = map(_dotted, newest.pythons)
+        first, last = map(dotted, newest.pythons)
         raise UnsupportedPlatform(
             f"vLLM {newest.version}, the newest for this driver and card, runs on Python {first} to {last}, not on "
-            f"{_dotted(python)}: install uv (pip install uv), which fetches a Python of its own, or {_ELSEWHERE}."
+            f"{dotted(python)}: install uv (pip install uv), which fetches a Python of its own, or {_ELSEWHERE}."
         )
     return fitting
 
 
-def _dotted(pair: Pair) -> str:
+def dotted(pair: Pair) -> str:
+    """A version of two numbers as people write it."""
     return f"{pair[0]}.{pair[1]}"
 
 

@@ -123,6 +123,12 @@ class TestFindForADriver:
         self.put(monkeypatch, (13, 0), "0.19.1", "0.32.0")
         assert find_engine(None, gpu=True).version == "0.32.0"
 
+    def test_a_machine_that_was_looked_at_is_not_looked_at_again(self, monkeypatch):
+        self.put(monkeypatch, (12, 8), "0.19.1", "0.32.0")
+        here = engines.hardware.detect()
+        monkeypatch.setattr(engines.hardware, "detect", lambda: pytest.fail("NVML was started twice"))
+        assert find_engine(None, gpu=True, here=here).version == "0.19.1"
+
     def test_what_it_does_not_run_is_named_and_not_chosen(self, monkeypatch):
         self.put(monkeypatch, (12, 8), "0.32.0", "0.33.0")
         with pytest.raises(EngineNotFound) as caught:

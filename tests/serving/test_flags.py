@@ -332,5 +332,14 @@ def test_a_tiny_model_leaves_the_gpu_to_others():
     assert flag(plan, "--quantization") is None
     assert flag(plan, "--kv-cache-dtype") is None
     assert "MiB" in chosen(plan, "weights").value
+    assert "so small that FP8 is no gain" in chosen(plan, "weights").why, "and not that the card makes none"
     assert int(re.search(r"room for (\d+)", chosen(plan, "KV cache").why)[1]) >= 64
     assert flag(planned(H100, abacus(), Wishes(quantization="fp8")), "--quantization") == "fp8_per_tensor"
+
+
+def test_a_card_that_tells_no_capability_is_not_said_to_lack_bfloat16():
+    unknown = machine(gpus(replace(CARDS["H100 80"], capability=(0, 0))))
+    plan = planned(unknown, wishes=Wishes(kv_cache="auto"))
+    assert flag(plan, "--dtype") is None
+    assert "BF16, as it is computed" in chosen(plan, "KV cache").why
+    assert "float16, as it is computed" in chosen(planned(T4, "ministral-3b"), "KV cache").why

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magistral_nb import paths
-from magistral_nb.serving import download
+from magistral_nb.serving import download, hub
 from magistral_nb.serving.catalogue import CATALOGUE
 from magistral_nb.serving.doctor.page import Line
 from magistral_nb.serving.preflight import nearest
@@ -77,7 +77,7 @@ def models(environment: Mapping[str, str]) -> Iterator[Line]:
     found = False
     for name, profile in CATALOGUE.items():
         wanted = download.fetches(profile, Wishes())
-        size = _size(Path(constants.HF_HUB_CACHE) / f"models--{profile.source.replace('/', '--')}")
+        size = _size(hub.folder_of(profile.source))
         if size:
             found = True
             whole = "whole" if all(map(download.is_cached, wanted)) else f"in part, of {profile.download / 1e9:.0f} GB"
