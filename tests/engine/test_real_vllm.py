@@ -173,6 +173,21 @@ def test_a_budget_is_exact_on_a_thought_without_an_end(endless, budget):
     assert "Let me count: one two three four five six one"[: 3 * min(budget, 9)] in answer.thinking
 
 
+@pytest.mark.long
+def test_a_budget_is_exact_where_tokens_are_guessed_ahead(abacus):
+    """Several tokens come in a step then; they are counted by their ids all the same."""
+    plain = magistral_nb.reason(QUESTION, server=abacus, temperature=0)
+    server = magistral_nb.serve("abacus", name="speculative", speculative="ngram")
+    try:
+        for budget in (0, 20, 50):
+            cut = magistral_nb.reason(QUESTION, server=server, thinking_budget=budget, temperature=0)
+            assert (cut.usage.thinking_tokens, cut.finish_reason) == (budget, "budget")
+            assert plain.thinking.startswith(cut.thinking)
+        assert magistral_nb.reason(QUESTION, server=server, temperature=0).thinking == plain.thinking
+    finally:
+        server.stop()
+
+
 def test_a_budget_that_is_not_reached_changes_nothing(abacus):
     plain = magistral_nb.reason(QUESTION, server=abacus)
     needed = plain.usage.thinking_tokens
