@@ -21,7 +21,8 @@ import magistral_nb
 from magistral_nb import errors
 from magistral_nb.asking.endpoint import Question
 from magistral_nb.asking.running import Running
-from magistral_nb.serving import registry
+from magistral_nb.commands import status_table
+from magistral_nb.serving import metrics, registry, watching
 from magistral_nb.serving.engine import find_engine
 from magistral_nb.serving.server import find_server
 
@@ -171,6 +172,36 @@ def test_a_budget_is_exact_on_a_thought_without_an_end(endless, budget):
     assert answer.usage.thinking_tokens == budget
     assert (answer.text, answer.finish_reason) == ("I counted for long.", "budget")
     assert "Let me count: one two three four five six one"[: 3 * min(budget, 9)] in answer.thinking
+
+
+def test_the_engine_s_own_metrics_are_understood(abacus):
+    endpoint = find_server(abacus).endpoint
+    before = metrics.read(endpoint)
+    answer = magistral_nb.reason(QUESTION, server=abacus, temperature=0)
+    after = metrics.read(endpoint)
+    assert after.finished - before.finished == 1
+    assert after.generated_tokens - before.generated_tokens >= answer.usage.completion_tokens
+    assert after.prompt_tokens - before.prompt_tokens == answer.usage.prompt_tokens
+    assert (after.running, after.waiting, after.engines) == (0, 0, 1)
+    assert 0 <= after.kv_cache_share < 0.05
+
+
+@pytest.mark.long
+def test_a_queue_before_a_full_server_is_told_with_the_line_for_more_places(abacus):
+    server = magistral_nb.serve("abacus", name="narrow", engine_args=["--max-num-seqs", "2"])
+    crowd = threading.Thread(target=magistral_nb.reason, args=(QUESTION,), kwargs={"server": server, "samples": 30})
+    try:
+        assert watching.advise(server) == ()
+        crowd.start()
+        deadline, told = time.monotonic() + 60, ""
+        while "queue" not in told and time.monotonic() < deadline:
+            told = status_table([server])
+            time.sleep(0.2)
+        assert "all 2 places are taken" in told
+        assert "(%magistral_serve abacus --name narrow --replace -- --max-num-seqs 4)" in told
+    finally:
+        server.stop()
+        crowd.join()
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""Advice on a running server over time, with the planner's own plans (metrics made up; tests/engine reads a page)."""
+"""Advice on a running server over time, with the planner's own plans (metrics made up; real ones: tests/engine)."""
 
 from __future__ import annotations
 
