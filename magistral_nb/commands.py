@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
 import sys
@@ -17,11 +16,13 @@ from magistral_nb.errors import (
     ServerNotFound,
     Unauthorized,
 )
-from magistral_nb.serving import boot, hardware, watching
+from magistral_nb.serving import boot, hardware, registry, watching
 from magistral_nb.serving.connecting import connect
 from magistral_nb.serving.durations import durations_of, load, seconds_left
+from magistral_nb.serving.idling import typed_of
 from magistral_nb.serving.orphans import end_orphans
-from magistral_nb.serving.server import find_server, servers
+from magistral_nb.serving.server import find_server, known_names, servers
+from magistral_nb.serving.tending import tend_all
 from magistral_nb.serving.wishes import Wishes
 from magistral_nb.views.boot_view import BootView
 from magistral_nb.views.table_view import show_table
@@ -76,6 +77,8 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
     Returns:
         The server; None where only the plan was to be shown.
     """
+    for line in tend_all():
+        say(line)
     wishes = Wishes.typed(chosen, raw)
     prepare = functools.partial(
         boot.prepare,
@@ -84,6 +87,8 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
         engine=chosen.engine,
         replace=chosen.replace,
         price_per_hour=chosen.price_per_hour,
+        idle_stop=chosen.idle_stop,
+        restart=chosen.restart,
         only_plan=chosen.plan,
     )
     try:
@@ -93,15 +98,9 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
             raise
         install_shown()
         prepared = prepare()
-    running, plan = prepared.running, prepared.plan
+    running = prepared.running
     if running is None or chosen.plan:
-        notes = [f"Server {running.name!r} runs by this plan."] if running else list(prepared.notes)
-        if chosen.model is None and prepared.profile.embedded:
-            notes.append(_ABACUS)
-        if chosen.plan:
-            notes.append(plan.shell())
-        rows = [tuple(map(wording, row)) for row in plan.rows()]
-        show_table(plan.title, rows, [wording(note) for note in notes], rich=rich)
+        _show_plan(prepared, chosen, rich=rich)
     if chosen.plan:
         return None
     if running is None:
@@ -109,13 +108,31 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
         _announce_download(size, ask=ask and not chosen.yes)
     server = boot.start(prepared, replace=chosen.replace, port=chosen.port)
     if running is not None and running.status == "ready":
-        minutes = (time.time() - running.created) / 60
-        say(f"Attached to {server.name!r}: {running.plan.title}, up for {minutes:.0f} min.")
+        _say_attached(running, chosen)
         return server
     if chosen.no_wait:
         say(f"Server {server.name!r} is booting: %magistral_status looks, %magistral_serve waits for it.")
         return server
     return _wait_shown(server, rich=rich)
+
+
+def _say_attached(running: ServerState, chosen: argparse.Namespace) -> None:
+    minutes = (time.time() - running.created) / 60
+    say(f"Attached to {running.name!r}: {running.plan.title}, up for {minutes:.0f} min.")
+    if (running.idle_stop, running.restart) != (chosen.idle_stop, chosen.restart):
+        kept = f"--idle-stop {typed_of(running.idle_stop)} and --restart {running.restart}"
+        say(f"It keeps {kept}, with which it was started: add --replace to start it anew.")
+
+
+def _show_plan(prepared: boot.Prepared, chosen: argparse.Namespace, *, rich: bool) -> None:
+    running, plan = prepared.running, prepared.plan
+    notes = [f"Server {running.name!r} runs by this plan."] if running else list(prepared.notes)
+    if chosen.model is None and prepared.profile.embedded:
+        notes.append(_ABACUS)
+    if chosen.plan:
+        notes.append(plan.shell())
+    rows = [tuple(map(wording, row)) for row in plan.rows()]
+    show_table(plan.title, rows, [wording(note) for note in notes], rich=rich)
 
 
 def _wait_shown(server: Server, *, rich: bool) -> Server:
@@ -176,6 +193,20 @@ def _hidden_key(url: str) -> str:
         return ""
 
 
+def sleep_shown(chosen: argparse.Namespace) -> None:
+    """Put a server to sleep, and say what that gives."""
+    server = find_server(chosen.name)
+    server.sleep()
+    say(f"Server {server.name!r} sleeps, and its GPU is free. A question wakes it, and so does %magistral_wake.")
+
+
+def wake_shown(chosen: argparse.Namespace) -> None:
+    """Wake a server, and say how long it took."""
+    server, began = find_server(chosen.name), time.monotonic()
+    server.wake()
+    say(f"Server {server.name!r} is awake after {time.monotonic() - began:.1f} s.")
+
+
 def stop_shown(chosen: argparse.Namespace) -> None:
     """End one server, all of them, or what dead ones have left, as `options.stop_options` were chosen, and say so."""
     given = [name for name in (chosen.name, chosen.all and "--all", chosen.orphans and "--orphans") if name]
@@ -228,12 +259,18 @@ def _announce_download(size: float, *, ask: bool) -> None:
 
 def status_table(known: Sequence[Server]) -> str:
     """Every server on a line, or a line that says how to get one."""
+    away = [f"{state.name}: runs on {state.place.node}, which shares this home." for state in registry.elsewhere()]
     if not known:
-        return "No server is known: %magistral_serve boots one, %magistral_connect URL reaches one elsewhere."
+        nobody = "No server is known: %magistral_serve boots one, %magistral_connect URL reaches one elsewhere."
+        return "\n".join([nobody, *away])
     states: dict[str, ServerState | None] = {}
+    doubted = []
     for server in known:
-        with contextlib.suppress(ServerNotFound):  # it was stopped meanwhile
+        try:
             states[server.name] = server.state()
+        except ServerNotFound as error:
+            if server.name in known_names():  # or it was stopped meanwhile
+                doubted.append(f"{server.name}: {error}")
     shown = [server for server in known if server.name in states]
     head = ("name", "status", "model", "context", "up", "address")
     rows = [head, *(_status_row(server, states[server.name]) for server in shown)]
@@ -241,19 +278,19 @@ def status_table(known: Sequence[Server]) -> str:
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     for server in shown:
         state = states[server.name]
-        if state is not None and state.status == "failed":
+        if state is not None and state.is_down:
             lines.append(f"{server.name}: {(state.error or '').rstrip('.')}. %magistral_logs {server.name} shows more.")
         lines += [f"{server.name}: {advice.text}." for advice in watching.advise(server)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *doubted, *away])
 
 
 def _status_row(server: Server, state: ServerState | None) -> tuple[str, ...]:
     if state is None:
         context = server.endpoint.context
         return server.name, server.status(), server.model, f"{context:,}" if context else "", "", server.base_url or ""
-    status = str(state.status)
+    status: str = server.status()
     if status == "booting" and state.stages:
         status = f"booting: {state.stages[-1][0].lower()} {state.detail}".rstrip()
-    up = "" if status == "failed" else f"{(time.time() - state.created) / 60:.0f} min"
+    up = "" if state.is_down else f"{(time.time() - state.created) / 60:.0f} min"
     context = state.context or state.plan.context
     return server.name, status, state.plan.model, f"{context:,}", up, state.base_url or ""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from magistral_nb.errors import InvalidOption, MagistralError
+from magistral_nb.serving import idling
 
 _OPTION = re.compile(r"\s*(--?[A-Za-z][\w-]*)(=)?")
 _INSTALLS = (  # serving/recipe.py and install_engine() have the figures
@@ -100,6 +101,19 @@ def port(text: str) -> int:
     return int(text)
 
 
+def duration(text: str) -> float | None:
+    """Seconds.
+
+    Example:
+        >>> duration("90m"), duration("never")
+        (5400.0, None)
+    """
+    try:
+        return idling.seconds_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def serve_options(prog: str) -> Parser:
     """Of %magistral_serve and `magistral-nb serve`."""
     parser = Parser(prog, "Boot a model with vLLM on this machine, or attach to it where it runs already.")
@@ -114,12 +128,25 @@ def serve_options(prog: str) -> Parser:
     add("--ray", action="store_true", help="spread over the machines of a Ray cluster")
     add("--speculative", metavar="ngram|MODEL", help="guess tokens ahead, from the text or with a draft model")
     add("--images", action="store_true", help="take images as well")
+    add(
+        "--sleepable",
+        action="store_true",
+        help="can give the GPU back for a while: %%magistral_sleep, %%magistral_wake",
+    )
     add("--plan", action="store_true", help="only show how it would be served")
     add("--name", default="default", help="under which the server is known")
     add("--replace", action="store_true", help="end another server of this name first")
     add("--no-wait", action="store_true", help="return at once; the boot goes on")
     add("--engine", metavar="here|PATH", help="this Python's vllm, or another environment or vllm command")
     add("--port", type=port, metavar="N", help="on 127.0.0.1; a free one is found otherwise")
+    add(
+        "--idle-stop",
+        type=duration,
+        default=idling.DEFAULT,
+        metavar="60m|never",
+        help="end it when nobody asks so long",
+    )
+    add("--restart", choices=("never", "on-failure"), default="never", help="start vLLM again where it ends by itself")
     add("--price-per-hour", type=float, metavar="P", help="of this machine, in any currency; answers then have a cost")
     add("--install", action="store_true", help=_INSTALLS)
     add("--yes", action="store_true", help="do not ask before a large download")
@@ -161,6 +188,16 @@ def name_options(prog: str, description: str) -> Parser:
     parser = Parser(prog, description)
     parser.add_argument("name", nargs="?", help="of the server; the one that a question would go to otherwise")
     return parser
+
+
+def sleep_options(prog: str) -> Parser:
+    """Of %magistral_sleep and `magistral-nb sleep`."""
+    return name_options(prog, "Give the GPU's memory of a --sleepable server to other work.")
+
+
+def wake_options(prog: str) -> Parser:
+    """Of %magistral_wake and `magistral-nb wake`."""
+    return name_options(prog, "Take the GPU's memory back; a question does that as well.")
 
 
 def stop_options(prog: str) -> Parser:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
+import tempfile
 from pathlib import Path
 
 from magistral_nb.errors import MagistralError
+from magistral_nb.place import Place
 
 HOME_VARIABLE = "MAGISTRAL_NB_HOME"
 _APP = "magistral_nb"
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_NO_NAME = re.compile(r"[^A-Za-z0-9._-]")
+_SOCKET_FOLDER = 70  # bytes; a server's name of up to 32 characters and ".sock" still fit behind it
 
 
 def _root(kind: str) -> Path:
@@ -29,16 +36,56 @@ def engines() -> Path:
 
 
 def servers() -> Path:
-    """State files and logs of servers, in a folder that only its owner can read."""
-    folder = _root("data") / "servers"
+    """State files and logs of this machine's servers, in a folder that only its owner can read.
+
+    Each machine has one of its own, since machines that share a home share no processes.
+
+    Raises:
+        MagistralError: it cannot be made, or be kept to oneself.
+    """
+    return _private(_private(_root("data") / "servers") / _NO_NAME.sub("-", Place.here().node or "here")[:64])
+
+
+def of_all_nodes(name: str) -> list[Path]:
+    """Files of this name in `servers`, of this machine and of others that share the home."""
+    return sorted(servers().parent.glob(f"*/{name}"))
+
+
+def sockets() -> Path:
+    """A folder that only its owner can enter, with a path so short that a Unix socket fits in it.
+
+    The system allows 107 bytes for the whole path of one.
+
+    Raises:
+        MagistralError: it cannot be made, or be kept to oneself.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    roots = [Path(runtime)] if runtime and os.access(runtime, os.W_OK | os.X_OK) else []
+    roots += [Path(tempfile.gettempdir()), Path("/tmp")]  # noqa: S108 - what is made there is looked at by _private
+    folders = [root.absolute() / f"{_APP}-{os.getuid()}" for root in roots]
+    return _private(next((each for each in folders if len(os.fsencode(each)) <= _SOCKET_FOLDER), folders[-1]))
+
+
+def _private(folder: Path) -> Path:
+    """Make a folder that nobody else can enter, or see that it is one; links are not followed."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.chmod(0o700)
+        found = folder.lstat()
+        if found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode) and found.st_mode & _OTHERS:
+            folder.chmod(stat.S_IRWXU)
+            found = folder.lstat()
     except OSError as error:
-        raise MagistralError(
-            f"{folder} cannot be written to ({error.strerror}): set {HOME_VARIABLE} to a folder that can."
-        ) from error
-    return folder
+        why = error.strerror
+    else:
+        if not stat.S_ISDIR(found.st_mode):
+            why = "it is a link"
+        elif found.st_uid != os.getuid():
+            why = f"it belongs to user {found.st_uid}, and you are {os.getuid()}"
+        elif found.st_mode & _OTHERS:
+            why = "its disk knows no permissions, so that others could read keys"
+        else:
+            return folder
+    raise MagistralError(f"{folder} cannot be used ({why}): set {HOME_VARIABLE} to a folder that can.")
 
 
 def journal() -> Path:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,9 +16,6 @@ if TYPE_CHECKING:
 
     import psutil
 
-# Linux tells a start in ticks since the machine's, whose own time wanders by a second or two when clocks are set.
-# No number is used again that soon.
-_SAME_SECONDS = 5.0
 _GRACE_SECONDS = 15.0  # vLLM is usually gone within one second of SIGTERM
 _LEADERLESS_SECONDS = 2.0  # whoever outlived the first of its group may be deaf
 _KILL_SECONDS = 5.0
@@ -28,7 +27,8 @@ class Process:
 
     Attributes:
         pid: process id; for an engine also its process group.
-        started: seconds since the epoch, as the system keeps it.
+        started: seconds; on Linux since the machine's own start, which no clock that is set can change, and which
+            means nothing once the machine has started again (`registry.Place` tells); elsewhere since the epoch.
 
     Example:
         >>> import os
@@ -41,23 +41,39 @@ class Process:
 
     @staticmethod
     def of(pid: int) -> Process:
-        """The process that has this id now."""
-        import psutil
+        """The process that has this id now.
 
-        return Process(pid, psutil.Process(pid).create_time())
+        Raises:
+            psutil.NoSuchProcess: none has.
+        """
+        return Process(pid, _looked_at(pid)[0])
 
     def is_alive(self) -> bool:
         """Whether that very process runs (a zombie does not)."""
         import psutil
 
         try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < _SAME_SECONDS
-            return same and process.status() != psutil.STATUS_ZOMBIE
+            started, is_zombie = _looked_at(self.pid)
         except psutil.NoSuchProcess:
             return False
         except psutil.Error:  # it is there, and may not be looked at
             return True
+        return started == self.started and not is_zombie
+
+
+def _looked_at(pid: int) -> tuple[float, bool]:
+    """When a process started, and whether it is a zombie."""
+    import psutil
+
+    if sys.platform != "linux":
+        process = psutil.Process(pid)
+        return process.create_time(), process.status() == psutil.STATUS_ZOMBIE
+    try:
+        # psutil adds the machine's start to this, which moves whenever the clock is set. See proc_pid_stat(5).
+        words = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        raise psutil.NoSuchProcess(pid) from None
+    return int(words[19]) / os.sysconf("SC_CLK_TCK"), words[0] in {b"Z", b"X"}
 
 
 def members(group: int) -> list[psutil.Process]:

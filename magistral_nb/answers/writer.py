@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import platform
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 
+from magistral_nb.place import Place
 from magistral_nb.processes import Process
 
 _SILENCE = 600.0  # seconds; a writer on another machine that gave no sign for so long is taken for dead
@@ -19,9 +18,9 @@ class Writer:
     """A process, told apart from a later one with the same number by when it started.
 
     Attributes:
-        host: the machine and, in a container, its own room of process numbers.
+        host: the words of a Place.
         pid: process id there.
-        started: seconds since the epoch, as the system keeps it.
+        started: as in Process.
     """
 
     host: str
@@ -47,7 +46,4 @@ def _writer(pid: int) -> Writer:
 
 
 def _host() -> str:
-    room = ""
-    with contextlib.suppress(OSError):
-        room = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - no file's path, such as "pid:[4026531836]"
-    return f"{platform.node()} {room}".strip()
+    return " ".join(astuple(Place.here())).strip()

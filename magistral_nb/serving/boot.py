@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import secrets
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magistral_nb.errors import BootFailed, EngineNotFound, NameTaken, PlanRefused
-from magistral_nb.processes import end_group
+from magistral_nb.errors import EngineNotFound, MagistralError, NameTaken, PlanRefused
+from magistral_nb.paths import HOME_VARIABLE
 from magistral_nb.serving import (
     catalogue,
     checkpoint,
     download,
     hardware,
+    idling,
+    log_file,
     orphans,
     owners,
     planner,
     preflight,
     registry,
-    supervisor,
+    tending,
 )
 from magistral_nb.serving.engine import VLLM_VERSION, Engine, check_platform, find_engine, release_for
 from magistral_nb.serving.plan import Choice, Plan, after_stopping, fingerprint
 from magistral_nb.serving.server import Server, check_price, set_price, use
+from magistral_nb.serving.supervisor import MOST_RESTARTS
 from magistral_nb.serving.wishes import Wishes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Sequence
+    from collections.abc import Callable, Container, Iterator, Sequence
 
     from magistral_nb.serving.download import Fetch
     from magistral_nb.serving.hardware import Hardware
     from magistral_nb.serving.profile import Profile
     from magistral_nb.serving.registry import ServerState
 
-_SUPERVISOR_SECONDS = 30.0  # a cold disk may take some to start a Python
-_STOP_SECONDS = 30.0
 _IDLE_BYTES = 2 * 2**30  # what a driver and a desktop hold of a card that is as good as free
 _TELLING = ("context", "weights", "KV cache", "raw flags")  # what two plans for one model mostly differ in
 
@@ -59,6 +56,8 @@ class Prepared:
         system_prompt: that makes the model think.
         notes: what stands in the way of more, in a line each.
         engine: as it was wished.
+        idle_stop: seconds after which nobody's asking ends it; None never does.
+        restart: what to do when vLLM ends by itself.
     """
 
     plan: Plan
@@ -70,6 +69,8 @@ class Prepared:
     system_prompt: str | None
     notes: tuple[str, ...] = ()
     engine: str | None = None
+    idle_stop: float | None = idling.DEFAULT
+    restart: registry.Restart = "never"
 
 
 def prepare(
@@ -79,6 +80,8 @@ def prepare(
     engine: str | None = None,
     replace: bool = False,
     price_per_hour: float | None = None,
+    idle_stop: float | None = idling.DEFAULT,
+    restart: registry.Restart = "never",
     only_plan: bool = False,
 ) -> Prepared:
     """Plan a boot on this machine, and see whether it already runs.
@@ -89,6 +92,8 @@ def prepare(
         engine: as `find_engine` takes it.
         replace: another server of this name will be ended first.
         price_per_hour: what the machine costs.
+        idle_stop: see Prepared.
+        restart: see Prepared.
         only_plan: nothing will be started, so that the engine need not be installed, nor the name be free.
 
     Raises:
@@ -128,7 +133,7 @@ def prepare(
     why = "without it the model often does not think" if profile.thinks else "as the model was trained"
     told = Choice("system prompt", *("sent", why) if system_prompt else ("none", ""), source)
     return Prepared(
-        dataclasses.replace(plan, choices=(*plan.choices, told)),
+        dataclasses.replace(plan, choices=(*plan.choices, told, *_lasting(wishes, idle_stop, restart))),
         profile,
         name,
         None,
@@ -137,7 +142,20 @@ def prepare(
         system_prompt,
         tuple(notes),
         engine,
+        idle_stop,
+        restart,
     )
+
+
+def _lasting(wishes: Wishes, idle_stop: float | None, restart: registry.Restart) -> Iterator[Choice]:
+    """How long the server is there, as rows of the plan."""
+    does = "sleeps" if wishes.sleepable else "ends"
+    why = "it holds its memory until it is stopped" if idle_stop is None else f"it {does} when nobody has asked so long"
+    source = "the default: --idle-stop never keeps it" if idle_stop == idling.DEFAULT else "--idle-stop"
+    yield Choice("idle stop", idling.typed_of(idle_stop), why, source)
+    if restart == "on-failure":
+        times = f"at most {MOST_RESTARTS} times in a row"
+        yield Choice("restart", restart, f"vLLM is started again where it ends by itself, {times}", "--restart")
 
 
 def _engine(wish: str | None, here: Hardware, *, only_plan: bool) -> Engine:
@@ -213,6 +231,7 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
         NameTaken: another plan runs under this name.
         PlanRefused: the wished port is taken.
         BootFailed: not even the supervisor started.
+        MagistralError: the disk takes neither log nor state.
     """
     name, plan = prepared.name, prepared.plan
     with registry.lock(name):
@@ -223,19 +242,27 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
             if prepared.price_per_hour is not None:
                 set_price(running, prepared.price_per_hour)
             return use(name)
-        if (left := registry.load(name)) is not None:  # the one to replace, or what a failed boot has left
-            stop(left)
+        tending.stop(name)  # the one to replace, or what a failed boot has left
         if port is not None:  # again, as the server to be replaced may have held it
             preflight.check_port(port)
-        _spawn(
+        try:
+            log_path = log_file.fresh(registry.log_path_of(name))
+        except OSError as error:
+            raise MagistralError(
+                f"{error.filename} cannot be written ({error.strerror}): make room, or set {HOME_VARIABLE} to a folder "
+                "on another disk."
+            ) from error
+        tending.start_supervisor(
             registry.ServerState(
                 name=name,
                 status="booting",
                 plan=plan,
                 api_key=secrets.token_urlsafe(32),
-                log_path=str(_fresh_log(name)),
+                log_path=str(log_path),
                 wished_port=port,
                 wished_engine=prepared.engine,
+                restart=prepared.restart,
+                idle_stop=prepared.idle_stop,
                 system_prompt=prepared.system_prompt,
                 price_per_hour=prepared.price_per_hour,
                 downloads=tuple(map(str, prepared.downloads)),
@@ -246,9 +273,22 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
 
 
 def _running(name: str) -> ServerState | None:
-    """The server of this name, if it is ready or on its way."""
-    state = registry.load(registry.check_name(name))
-    return state if state is not None and state.seen().status != "failed" else None
+    """The server of this name, if it is ready or on its way.
+
+    Raises:
+        NameTaken: one may run, but its state file is not to be believed.
+    """
+    path = registry.path_of(name)
+    found = registry.look(path)
+    if isinstance(found, registry.Unusable):
+        if found.elsewhere:
+            raise NameTaken(f"Server {name!r} is known already, but {found.why}: add --name OTHER, or end it there.")
+        if orphans.supervisors(path) or orphans.groups(path):
+            raise NameTaken(
+                f"Server {name!r} runs, but {path} is not to be believed ({found.why}): %magistral_stop {name} ends it."
+            )
+        return None
+    return found if found is not None and not found.seen().is_down else None
 
 
 def _name_taken(running: ServerState) -> NameTaken:
@@ -276,6 +316,9 @@ def serve(
     wait: bool = True,
     engine: str | None = None,
     port: int | None = None,
+    idle_stop: float | None = idling.DEFAULT,
+    restart: registry.Restart = "never",
+    sleepable: bool = False,
     price_per_hour: float | None = None,
     engine_args: Sequence[str] = (),
     watch: Callable[[ServerState], None] | None = None,
@@ -299,6 +342,10 @@ def serve(
         wait: until it has answered a first question.
         engine: "here" for the vllm of this Python, or another environment's folder or vllm command.
         port: on 127.0.0.1; None finds a free one.
+        idle_stop: seconds after which nobody's asking ends it, or lets it sleep where it can; None never does.
+        restart: "on-failure" boots it again where vLLM ends by itself, at most three times in a row.
+        sleepable: it can give the GPU to the notebook's own work and take it back (`Server.sleep`). It then listens
+            on a Unix socket alone, as vLLM's development mode, which that needs, opens doors without a key.
         price_per_hour: what the machine costs, in any currency, so that answers have a cost. It is no part of the
             plan: a server that runs already goes on, and this process alone reckons with the new price.
         engine_args: raw vLLM flags, handed on last.
@@ -325,69 +372,18 @@ def serve(
         ray=ray,
         speculative=speculative,
         images=images,
+        sleepable=sleepable,
         engine_args=tuple(engine_args),
     )
-    prepared = prepare(wishes, name=name, engine=engine, replace=replace, price_per_hour=price_per_hour)
+    prepared = prepare(
+        wishes,
+        name=name,
+        engine=engine,
+        replace=replace,
+        price_per_hour=price_per_hour,
+        idle_stop=idle_stop,
+        restart=restart,
+    )
     check(prepared, port=None if replace else port)
     server = start(prepared, replace=replace, port=port)
     return server.wait(watch=watch) if wait else server
-
-
-def stop(state: ServerState) -> None:
-    """End a server of ours, or what a dead one has left, and wait until its processes are gone."""
-    import os
-    import signal
-
-    if state.supervisor is not None and state.supervisor.is_alive():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(state.supervisor.pid, signal.SIGTERM)
-        deadline = time.monotonic() + _STOP_SECONDS
-        while state.is_alive() and time.monotonic() < deadline:
-            _reap()
-            time.sleep(0.05)
-    if state.engine is not None and orphans.engine_processes(state):  # its supervisor is gone
-        end_group(state.engine.pid)
-    registry.forget(state.name)
-
-
-_children: list[subprocess.Popen[bytes]] = []
-
-
-def _reap() -> None:
-    """Collect supervisors that have ended, or they would stay as zombies of this kernel."""
-    _children[:] = [child for child in _children if child.poll() is None]
-
-
-def _spawn(state: ServerState) -> None:
-    path = registry.path_of(state.name)
-    registry.save(path, state)
-    with Path(state.log_path).open("ab") as log:
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", supervisor.__name__, str(path)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    _reap()
-    _children.append(child)
-    deadline = time.monotonic() + _SUPERVISOR_SECONDS
-    while time.monotonic() < deadline:
-        now = registry.load(state.name)
-        if now is not None and now.supervisor is not None:
-            return
-        if child.poll() is not None:
-            break
-        time.sleep(0.02)
-    child.kill()
-    registry.forget(state.name)
-    raise BootFailed(f"The supervisor of {state.name!r} did not start: {state.log_path} says why.")
-
-
-def _fresh_log(name: str) -> Path:
-    """An empty log; the one of the boot before is kept beside it."""
-    path = registry.log_path_of(name)
-    if path.exists():
-        path.replace(path.with_suffix(".log.1"))
-    path.touch(mode=0o600)
-    return path

@@ -77,7 +77,7 @@ def connect(
 
     check_price(price_per_hour)
     ours = registry.load(registry.check_name(name))
-    if ours is not None and ours.seen().status != "failed":
+    if ours is not None and not ours.seen().is_down:
         raise NameTaken(
             f"Server {name!r} runs on this machine ({ours.plan.title}): add --name OTHER, or end it with "
             f"%magistral_stop {name}."

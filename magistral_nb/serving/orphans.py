@@ -1,6 +1,7 @@
 """A server's processes, told by a mark of ours in their environment, and those that dead servers have left.
 
-A process group's number alone does not tell whose it is: once a whole group has ended, a stranger's may get its number.
+Neither the number of a process group, which a stranger's may get once the whole group has ended, nor a state file tells
+whose a process is. Only what carries the mark is ever ended.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from magistral_nb.processes import Process, end_group, is_leaderless, members
 from magistral_nb.serving import registry
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import psutil
 
     from magistral_nb.serving.registry import ServerState
 
 MARK = "MAGISTRAL_NB_SERVER"  # the variable in which an engine's processes carry whose they are
+SUPERVISES = "MAGISTRAL_NB_SUPERVISES"  # the variable in which a supervisor carries the path of its state file
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +86,34 @@ class Orphan:
         return f"{self.name} (process {self.process.pid}), which server {self.server!r} left,"
 
 
+def marked(state: ServerState, path: Path) -> dict[str, str]:
+    """The variable by which a process is known as this server's, with its value."""
+    return {MARK: Mark(state.starter, path).text} if state.starter else {}
+
+
 def engine_processes(state: ServerState) -> list[psutil.Process]:
     """The processes of a server's engine that run, also where the first of them is dead; never a stranger's."""
-    if state.engine is None:
+    if state.engine is None or state.starter is None:
         return []
     found = members(state.engine.pid)
-    ours = state.engine.is_alive() or any(
-        mark.supervisor == state.supervisor for process in found if (mark := _mark_of(process))
-    )
-    return found if ours else []
+    marks = map(_mark_of, found)
+    return found if any(mark is not None and mark.supervisor == state.starter for mark in marks) else []
+
+
+def supervisors(path: Path) -> list[Process]:
+    """All that supervise the server with this state file, whatever the file says."""
+    return [process for process, environment in _running() if _is_same(environment.get(SUPERVISES, ""), path)]
+
+
+def groups(path: Path) -> set[int]:
+    """The process groups of the engines that were started for this state file, whatever the file says."""
+    found = set()
+    for process, environment in _running():
+        mark = Mark.read(environment.get(MARK, ""))
+        if mark is not None and _is_same(mark.path, path):
+            with contextlib.suppress(ProcessLookupError):
+                found.add(os.getpgid(process.pid))
+    return found
 
 
 def find_orphans() -> list[Orphan]:
@@ -101,13 +124,12 @@ def find_orphans() -> list[Orphan]:
     import psutil
 
     found = []
-    for process in psutil.process_iter():
+    for process, environment in _running():
         with contextlib.suppress(psutil.Error, OSError):  # it has ended meanwhile
-            if mark := _mark_of(process):
+            if mark := Mark.read(environment.get(MARK, "")):
                 group = os.getpgid(process.pid)
-                if process.status() != psutil.STATUS_ZOMBIE and not _runs(mark, group):
-                    this = Process(process.pid, process.create_time())
-                    found.append(Orphan(this, group, process.name(), mark.path.stem))
+                if not _runs(mark, group):
+                    found.append(Orphan(process, group, psutil.Process(process.pid).name(), mark.path.stem))
     return found
 
 
@@ -121,14 +143,34 @@ def end_orphans() -> list[Orphan]:
 
 def _mark_of(process: psutil.Process) -> Mark | None:
     """What a process of this user's carries."""
+    return Mark.read(_environment(process).get(MARK, ""))
+
+
+def _running() -> Iterator[tuple[Process, dict[str, str]]]:
+    """This user's processes and their environments, as these were when the process began."""
+    import psutil
+
+    for each in psutil.process_iter():
+        if environment := _environment(each):
+            with contextlib.suppress(psutil.Error):
+                process = Process.of(each.pid)
+                if process.is_alive():
+                    yield process, environment
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
     import psutil
 
     with contextlib.suppress(psutil.Error, OSError):  # it has ended, or is another user's
-        mark = Mark.read(process.environ().get(MARK, ""))
         # Root reads everybody's, and a container's processes have numbers of their own, which here are others'.
-        if mark and process.uids().real == os.getuid() and _pid_namespace(process.pid) == _pid_namespace(os.getpid()):
-            return mark
-    return None
+        if process.uids().real == os.getuid() and _pid_namespace(process.pid) == _pid_namespace(os.getpid()):
+            return process.environ()
+    return {}
+
+
+def _is_same(one: str | Path, other: Path) -> bool:
+    """Whether both are one state file, which may be gone; a home can have several names."""
+    return bool(one) and os.path.realpath(one) == os.path.realpath(other)
 
 
 def _pid_namespace(pid: int) -> Path:
@@ -136,10 +178,10 @@ def _pid_namespace(pid: int) -> Path:
 
 
 def _runs(mark: Mark, group: int) -> bool:
-    """Whether a server still owns the group; where a state file cannot be read, nobody knows, and it does."""
+    """Whether a server still owns the group; where a state file cannot be used, nobody knows, and it does."""
     if mark.supervisor.is_alive():
         return True
-    if is_leaderless(group) or not mark.path.exists():
+    state = registry.look(mark.path)
+    if is_leaderless(group) or state is None:
         return False
-    state = registry.read(mark.path)
-    return state is None or (state.supervisor == mark.supervisor and state.seen().status != "failed")
+    return isinstance(state, registry.Unusable) or (state.starter == mark.supervisor and not state.seen().is_down)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magistral_nb.errors import PlanRefused
-from magistral_nb.serving import download, registry, supervisor
+from magistral_nb.serving import download, launch, registry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +76,7 @@ def check_port(port: int) -> None:
     Raises:
         PlanRefused: with who it is, where the system tells.
     """
-    if not supervisor.is_free(port):
+    if not launch.is_free(port):
         raise PlanRefused(f"Port {port} is taken{_by_whom(port)}: leave --port away and a free one is found.")
 
 

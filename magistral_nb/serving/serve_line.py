@@ -6,6 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from magistral_nb.options import serve_options, split_raw
+from magistral_nb.serving import idling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,6 +100,10 @@ def typed(state: ServerState) -> tuple[str, ...]:
         words += ["--engine", state.wished_engine]
     if state.wished_port is not None:
         words += ["--port", str(state.wished_port)]
+    if state.idle_stop != idling.DEFAULT:
+        words += ["--idle-stop", idling.typed_of(state.idle_stop)]
+    if state.restart != "never":
+        words += ["--restart", state.restart]
     if state.price_per_hour is not None:
         words += ["--price-per-hour", f"{state.price_per_hour:g}"]
     return (*words, "--", *raw) if raw else tuple(words)

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from magistral_nb.asking.endpoint import VLLM, Endpoint
+from magistral_nb.asking.engine_api import EngineApi
 from magistral_nb.errors import (
+    AskFailed,
     BootFailed,
     InvalidOption,
     ServerDied,
@@ -85,7 +87,7 @@ class Server:
                 f"Server {self.name!r} is still booting ({stage}): %magistral_serve waits for it, "
                 "%magistral_status looks."
             )
-        if state.status == "failed" or state.base_url is None:
+        if state.is_down or state.base_url is None:
             raise ServerDied(
                 f"Server {self.name!r} is down ({state.error}): %magistral_logs {self.name} shows more, "
                 "%magistral_serve starts it again."
@@ -136,20 +138,24 @@ class Server:
         """What its state file says now; None for a server that we only connected to."""
         return self._state() if self.is_ours else None
 
-    def status(self) -> Literal["booting", "ready", "failed", "connected"]:
-        """Where it stands now; a process that is gone counts as failed.
+    def status(self) -> Literal["booting", "ready", "sleeping", "failed", "ended", "connected"]:
+        """Where it stands now; a process that is gone counts as failed, and what was ended for a reason as ended.
 
         Raises:
             ServerNotFound: it is not known (any more).
         """
-        return self._state().status if self.is_ours else "connected"
+        if not self.is_ours:
+            return "connected"
+        state = self._state()
+        is_asleep = state.status == "ready" and state.plan.wishes.sleepable and self._engine_api().is_sleeping()
+        return "sleeping" if is_asleep else state.status
 
     def is_alive(self) -> bool:
         """Whether it can answer, now or after its boot; a connected server is taken to."""
         if not self.is_ours:
             return True
         state = registry.load(self.name)
-        return state is not None and state.seen().status != "failed"
+        return state is not None and not state.seen().is_down
 
     def wait(self, timeout: float | None = None, watch: Callable[[ServerState], None] | None = None) -> Server:
         """Wait until it has answered a first question.
@@ -170,7 +176,7 @@ class Server:
                 watch(state)
             if state.status == "ready":
                 break
-            if state.status == "failed":
+            if state.is_down:
                 raise BootFailed(_failure(state))
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"Server {self.name!r} is not ready after {timeout:g} s; its boot goes on.")
@@ -180,12 +186,42 @@ class Server:
     def stop(self) -> None:
         """End it and all its processes; a server that we only connected to is merely forgotten."""
         from magistral_nb.asking.client import close_clients
-        from magistral_nb.serving.boot import stop
+        from magistral_nb.serving.tending import stop
 
         if self.is_ours:
-            stop(self._state())
+            if self.name not in known_names():
+                raise ServerNotFound(_not_found(self.name))
+            stop(self.name)
         else:
             close_clients(_here.connected.pop(self.name).endpoint.base_url)
+
+    def sleep(self) -> None:
+        """Give its GPU's memory to other work; the weights wait in the machine's own, and a question wakes it.
+
+        Raises:
+            InvalidOption: it was not served with sleepable=True.
+            AskFailed: it does not.
+        """
+        if not self._engine_api().sleep():
+            raise AskFailed(f"Server {self.name!r} does not go to sleep: %magistral_logs {self.name} shows why.")
+
+    def wake(self) -> None:
+        """Take its GPU's memory back.
+
+        Raises:
+            InvalidOption: it was not served with sleepable=True.
+            AskFailed: it does not, as where other work holds the memory.
+        """
+        if not self._engine_api().wake():
+            raise AskFailed(
+                f"Server {self.name!r} does not wake: is its GPU's memory free? %magistral_logs {self.name} shows why."
+            )
+
+    def _engine_api(self) -> EngineApi:
+        if not self.is_ours or not self._state().plan.wishes.sleepable:
+            raise InvalidOption(f"Server {self.name!r} cannot sleep: serve it with --sleepable.")
+        endpoint = self.endpoint
+        return EngineApi(endpoint.base_url, endpoint.api_key or "")
 
     def logs(self, lines: int = 50) -> str:
         """The last lines of the engine's log.
@@ -225,10 +261,15 @@ class Server:
             return f"<Server {self.name!r}: stopped>"
 
     def _state(self) -> ServerState:
-        state = registry.load(self.name)
-        if state is None:
+        found = registry.look(registry.path_of(self.name))
+        if found is None:
             raise ServerNotFound(_not_found(self.name))
-        return state.seen()
+        if isinstance(found, registry.Unusable):
+            raise ServerNotFound(
+                f"{found.path} is not to be believed ({found.why}): "
+                + ("end it there." if found.elsewhere else f"%magistral_stop {self.name} ends what runs by it.")
+            )
+        return found.seen()
 
 
 def find_server(server: Server | str | None = None) -> Server:
@@ -260,7 +301,8 @@ def servers() -> list[Server]:
 
 def known_names() -> list[str]:
     """Names of all servers that have a state file or were connected to."""
-    return sorted({state.name for state in registry.load_all()} | set(_here.connected))
+    unusable = {found.path.stem for found in registry.unusable()}
+    return sorted({state.name for state in registry.load_all()} | unusable | set(_here.connected))
 
 
 def use(name: str) -> Server:
@@ -297,6 +339,8 @@ def _not_found(name: str) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     if near:
         return f"No server {name!r} is known: did you mean {near[0]}?"
+    if away := [state.place.node for state in registry.elsewhere() if state.name == name]:
+        return f"Server {name!r} runs on {away[0]!r}, which shares this home but not its servers: ask it there."
     known = f"known are {', '.join(names)}" if names else "none is running"
     return f"No server {name!r} is known ({known}): %magistral_serve --name {name} starts one."
 

@@ -24,6 +24,7 @@ class Wishes:
         ray: spread over the machines of a Ray cluster.
         speculative: "ngram", or the repository or folder of a draft model.
         images: take images as well.
+        sleepable: can give its GPU's memory back for a while.
         engine_args: raw vLLM flags, handed on last, so that they win.
     """
 
@@ -37,6 +38,7 @@ class Wishes:
     ray: bool = False
     speculative: str | None = None
     images: bool = False
+    sleepable: bool = False
     engine_args: tuple[str, ...] = ()
 
     @staticmethod

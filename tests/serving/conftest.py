@@ -86,6 +86,7 @@ def started(group):
             api_key="k",
             log_path="/tmp/x.log",
             engine=Process.of(leader.pid),
+            starter=supervisor,
             supervisor=supervisor,
         ).with_(**more)
         registry.save(registry.path_of(name), state)

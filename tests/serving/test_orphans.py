@@ -13,10 +13,10 @@ from hypothesis import given, strategies as st
 
 from magistral_nb import cli
 from magistral_nb.processes import Process
-from magistral_nb.serving import boot, orphans, registry
+from magistral_nb.serving import orphans, registry, tending
 from magistral_nb.serving.engine import find_engine
+from magistral_nb.serving.launch import engine_environment
 from magistral_nb.serving.orphans import Mark
-from magistral_nb.serving.supervisor import engine_environment
 
 ALIVE = Process.of(os.getpid())
 
@@ -70,7 +70,7 @@ def test_an_engine_that_no_state_file_knows_is_an_orphan(started):
     path = registry.path_of("second")
     path.write_text("{}")
     assert found() == [], "what this version cannot read may be a newer one's"
-    registry.save(path, state.with_(supervisor=dataclasses.replace(state.supervisor, started=1.0)))
+    registry.save(path, state.with_(starter=dataclasses.replace(state.starter, started=1.0)))
     assert set(found()) == {leader.pid, child}, "that is another boot's"
     registry.save(path, state.with_(status="booting"))
     assert set(found()) == {leader.pid, child}, "nobody looks after it any more"
@@ -105,7 +105,7 @@ def test_a_server_s_processes_are_known_with_and_without_the_first_of_them(start
     assert {process.pid for process in orphans.engine_processes(state)} == {leader.pid, child}
     killed(leader)
     assert [process.pid for process in orphans.engine_processes(state)] == [child]
-    another_boot = state.with_(supervisor=ALIVE)
+    another_boot = state.with_(starter=ALIVE)
     assert orphans.engine_processes(another_boot) == []
     assert orphans.engine_processes(state.with_(engine=None)) == []
 
@@ -116,7 +116,7 @@ def test_a_server_s_processes_are_known_with_and_without_the_first_of_them(start
 def test_stopping_a_server_whose_first_process_was_killed_ends_the_others(started):
     state, leader, child = started()
     killed(leader)
-    boot.stop(state)
+    tending.stop(state.name)
     assert not runs(child)
     assert registry.load("second") is None
 
@@ -124,11 +124,14 @@ def test_stopping_a_server_whose_first_process_was_killed_ends_the_others(starte
 def test_stopping_a_dead_server_leaves_a_stranger_alone_that_got_its_number(started, group):
     state, *_ = started()
     stranger, child = group()
+    path = registry.path_of(state.name)
     reused = Process(stranger.pid, Process.of(stranger.pid).started - 60)
-    boot.stop(state.with_(engine=reused))
+    registry.save(path, state.with_(engine=reused))
+    tending.stop(state.name)
     assert runs(stranger.pid)
     killed(stranger)
-    boot.stop(state.with_(engine=reused))
+    registry.save(path, state.with_(engine=reused))
+    tending.stop(state.name)
     assert runs(child), "also one whose own first process is dead"
 
 
@@ -167,8 +170,8 @@ def test_vllm_s_own_name_for_a_process_leaves_the_mark_readable(started):
     code = (
         "import setproctitle, sys; setproctitle.setproctitle('VLLM::EngineCore'); print(flush=True); sys.stdin.read()"
     )
-    mark, pipe = Mark(state.supervisor, registry.path_of("second")), subprocess.PIPE
-    environment = engine_environment(state, os.environ, mark) | {orphans.MARK: mark.text}
+    pipe = subprocess.PIPE
+    environment = engine_environment(state, os.environ, registry.path_of("second"))
     with subprocess.Popen([python, "-c", code], env=environment, stdin=pipe, stdout=pipe) as process:
         process.stdout.readline()
         names = {orphan.process.pid: orphan.name for orphan in orphans.find_orphans()}

@@ -35,9 +35,11 @@ def lines(here: Hardware) -> Iterator[Line]:
     for server in known:
         state = server.state()
         yield _connected(server) if state is None else _ours(state)
-    for path in sorted(paths.servers().glob("*.json")):
-        if registry.load(path.stem) is None:
-            yield Line(path.name, "cannot be read; another version may have written it", f"delete {path}")
+    for found in registry.unusable():
+        remedy = "end it there" if found.elsewhere else f"type %magistral_stop {found.path.stem}"
+        yield Line(found.path.name, f"is not to be believed: {found.why}", remedy)
+    for state in registry.elsewhere():
+        yield Line("elsewhere", f"server {state.name!r} runs on {state.place.node!r}, which shares this home")
     for owner in dict.fromkeys(owners.find_owners(here).values()):  # a dead server may have left several processes
         if owner.kind == "orphan":
             yield Line("orphan", owner.title.rstrip(","), owner.remedy)
@@ -47,7 +49,7 @@ def lines(here: Hardware) -> Iterator[Line]:
 
 def last_failure() -> Iterator[Line]:
     """What is known of the newest server that is down and was not stopped."""
-    failed = [state for state in (each.seen() for each in registry.load_all()) if state.status == "failed"]
+    failed = [state for state in (each.seen() for each in registry.load_all()) if state.is_down]
     if not failed:
         return
     state = max(failed, key=lambda each: each.created)
@@ -79,7 +81,7 @@ def keys() -> set[str]:
 def _ours(state: ServerState) -> Line:
     seen = state.seen()
     told = [seen.status, seen.plan.model, urlsplit(seen.base_url or "").netloc or "no address yet"]
-    if seen.status == "failed":
+    if seen.is_down:
         return Line(seen.name, f"{', '.join(told[:2])}: {seen.error}")  # what to do is told of the last failure
     told.append(f"{_memory(seen) / 2**30:.1f} GiB of RAM")
     told.append(f"up for {_ago(time.time() - seen.created)}")
