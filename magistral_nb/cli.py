@@ -124,11 +124,10 @@ def _connect(words: list[str]) -> int:
 
 def _status(words: list[str]) -> int:
     """Show every known server."""
-    from magistral_nb.commands import say, status_table
-    from magistral_nb.serving.server import servers
+    from magistral_nb.commands import status_shown
 
     options.Parser("magistral-nb status", "Show every known server.").parse_args(words)
-    say(status_table(servers()))
+    status_shown()
     return 0
 
 
@@ -138,6 +137,22 @@ def _logs(words: list[str]) -> int:
 
     chosen = options.logs_options("magistral-nb logs").parse_args(words)
     print(find_server(chosen.name).logs(chosen.lines))
+    return 0
+
+
+def _sleep(words: list[str]) -> int:
+    """Give the GPU's memory of a --sleepable server to other work."""
+    from magistral_nb.commands import sleep_shown
+
+    sleep_shown(options.sleep_options("magistral-nb sleep").parse_args(words))
+    return 0
+
+
+def _wake(words: list[str]) -> int:
+    """Take the GPU's memory back; a question does that as well."""
+    from magistral_nb.commands import wake_shown
+
+    wake_shown(options.wake_options("magistral-nb wake").parse_args(words))
     return 0
 
 
@@ -230,6 +245,8 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "connect": _connect,
     "status": _status,
     "logs": _logs,
+    "sleep": _sleep,
+    "wake": _wake,
     "stop": _stop,
     "history": _history,
     "install": _install,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import sys
@@ -21,7 +22,7 @@ from magistral_nb.serving.connecting import connect
 from magistral_nb.serving.durations import durations_of, load, seconds_left
 from magistral_nb.serving.idling import typed_of
 from magistral_nb.serving.orphans import end_orphans
-from magistral_nb.serving.server import find_server, known_names, servers
+from magistral_nb.serving.server import find_server, servers
 from magistral_nb.serving.tending import tend_all
 from magistral_nb.serving.wishes import Wishes
 from magistral_nb.views.boot_view import BootView
@@ -77,8 +78,7 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
     Returns:
         The server; None where only the plan was to be shown.
     """
-    for line in tend_all():
-        say(line)
+    _tend_shown()
     wishes = Wishes.typed(chosen, raw)
     prepare = functools.partial(
         boot.prepare,
@@ -257,20 +257,29 @@ def _announce_download(size: float, *, ask: bool) -> None:
         raise InvalidOption("Nothing was downloaded: add --yes when you want it.")
 
 
+def _tend_shown() -> None:
+    """See to what dead supervisors have left, and say what was done."""
+    for line in tend_all():
+        say(line)
+
+
+def status_shown() -> None:
+    """See to what dead supervisors have left, then show every server."""
+    _tend_shown()
+    say(status_table(servers()))
+
+
 def status_table(known: Sequence[Server]) -> str:
     """Every server on a line, or a line that says how to get one."""
-    away = [f"{state.name}: runs on {state.place.node}, which shares this home." for state in registry.elsewhere()]
+    others = [f"{found.path} is not to be believed: {found.why}." for found in registry.unusable()]
+    others += [f"{state.name}: runs on {state.place.node}, which shares this home." for state in registry.elsewhere()]
     if not known:
         nobody = "No server is known: %magistral_serve boots one, %magistral_connect URL reaches one elsewhere."
-        return "\n".join([nobody, *away])
+        return "\n".join([nobody, *others])
     states: dict[str, ServerState | None] = {}
-    doubted = []
     for server in known:
-        try:
+        with contextlib.suppress(ServerNotFound):  # it was stopped meanwhile
             states[server.name] = server.state()
-        except ServerNotFound as error:
-            if server.name in known_names():  # or it was stopped meanwhile
-                doubted.append(f"{server.name}: {error}")
     shown = [server for server in known if server.name in states]
     head = ("name", "status", "model", "context", "up", "address")
     rows = [head, *(_status_row(server, states[server.name]) for server in shown)]
@@ -281,7 +290,7 @@ def status_table(known: Sequence[Server]) -> str:
         if state is not None and state.is_down:
             lines.append(f"{server.name}: {(state.error or '').rstrip('.')}. %magistral_logs {server.name} shows more.")
         lines += [f"{server.name}: {advice.text}." for advice in watching.advise(server)]
-    return "\n".join([*lines, *doubted, *away])
+    return "\n".join([*lines, *others])
 
 
 def _status_row(server: Server, state: ServerState | None) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from magistral_nb import paths
 from magistral_nb.errors import InvalidOption, MagistralError
 from magistral_nb.place import Place, Relation
 from magistral_nb.processes import Process
+from magistral_nb.serving import idling
 from magistral_nb.serving.diagnosis import Diagnosis
 from magistral_nb.serving.plan import Plan
 
@@ -77,7 +78,7 @@ class ServerState:
     wished_engine: str | None = None
     restart: Restart = "never"
     restarts: int = 0
-    idle_stop: float | None = None
+    idle_stop: float | None = idling.DEFAULT
     base_url: str | None = None
     context: int | None = None
     system_prompt: str | None = None
