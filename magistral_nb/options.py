@@ -131,7 +131,7 @@ def serve_options(prog: str) -> Parser:
     add(
         "--sleepable",
         action="store_true",
-        help="can give the GPU back for a while: %%magistral_sleep, %%magistral_wake",
+        help="can give the GPU back for a while, and take it again",
     )
     add("--plan", action="store_true", help="only show how it would be served")
     add("--name", default="default", help="under which the server is known")
