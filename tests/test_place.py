@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 from magistral_nb.place import Place
 
@@ -16,7 +16,7 @@ def test_every_process_of_a_machine_is_in_one_place():
     code = "from magistral_nb.place import Place; print(Place.here())"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert told == repr(Place.here())
-    assert Place.here().room == os.readlink("/proc/self/ns/pid")
+    assert Place.here().room == str(Path("/proc/self/ns/pid").readlink())
 
 
 def test_a_machine_that_was_started_again_has_nobody_of_before_left():
