@@ -24,7 +24,7 @@ from magistral_nb import paths
 from magistral_nb.asking.endpoint import UNIX, Endpoint, Question, messages
 from magistral_nb.asking.engine_api import OK, EngineApi
 from magistral_nb.asking.wire import error_text
-from magistral_nb.processes import Process
+from magistral_nb.processes import Process, end_group
 from magistral_nb.serving import durations, log_file, registry
 from magistral_nb.serving.boot_log import ASKING, DOWNLOADING, BootLog
 from magistral_nb.serving.diagnosis import diagnose
@@ -33,7 +33,7 @@ from magistral_nb.serving.idling import Idleness, typed_of
 from magistral_nb.serving.launch import HOST, EngineGroup, engine_environment, free_port
 from magistral_nb.serving.masking import masked
 from magistral_nb.serving.metrics import Metrics, parse
-from magistral_nb.serving.orphans import engine_processes, marked
+from magistral_nb.serving.orphans import engine_processes, groups, marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -310,6 +310,8 @@ class Supervisor:
         if self._engine.child is not None or engine_processes(self._state):
             with freed(self._state.plan, self._engine.process.pid):
                 self._engine.end()
+        for group in groups(self._path):  # of children that have left the engine's
+            end_group(group)
         self._engine = None
         base_url = self._state.base_url or ""
         if base_url.startswith(UNIX):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -86,6 +87,7 @@ def stop(name: str) -> None:
     for process in supervisors:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, supervisor.ASKED)
+            os.kill(process.pid, signal.SIGCONT)  # or one that is stopped would hear nothing
     deadline = time.monotonic() + _STOP_SECONDS
     while any(process.is_alive() for process in supervisors) and time.monotonic() < deadline:
         reap()
