@@ -20,6 +20,7 @@ from magistral_nb.errors import InvalidOption
 from magistral_nb.processes import Process
 from magistral_nb.serving.diagnosis import Diagnosis
 from magistral_nb.serving.plan import Plan
+from magistral_nb.sharing.share import Share
 
 _VERSION = 2
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -51,6 +52,7 @@ class ServerState:
         created: seconds since the epoch.
         supervisor: the process that owns the engine.
         engine: vLLM's process and process group.
+        share: how it is shared with a class; None is this user's alone.
     """
 
     name: str
@@ -72,6 +74,7 @@ class ServerState:
     created: float = 0.0
     supervisor: Process | None = None
     engine: Process | None = None
+    share: Share | None = None
 
     def with_(self, **changes: Any) -> ServerState:
         """A copy with some fields changed."""
@@ -111,6 +114,7 @@ class ServerState:
             raw["plan"] = Plan.from_dict(raw["plan"])
             raw["diagnosis"] = None if raw.get("diagnosis") is None else Diagnosis.from_dict(raw["diagnosis"])
             raw["downloads"] = tuple(raw.get("downloads", ()))
+            raw["share"] = None if raw.get("share") is None else Share.from_dict(raw["share"])
             raw["stages"] = tuple((k, v) for k, v in raw["stages"])
             return ServerState(**raw)
         except (KeyError, TypeError) as error:
