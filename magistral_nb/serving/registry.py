@@ -23,6 +23,7 @@ from magistral_nb.processes import Process
 from magistral_nb.serving import idling
 from magistral_nb.serving.diagnosis import Diagnosis
 from magistral_nb.serving.plan import Plan
+from magistral_nb.sharing.share import Share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +68,7 @@ class ServerState:
         starter: the supervisor that began this boot, by which its processes are marked.
         supervisor: the process that owns the engine now.
         engine: vLLM's process and process group.
+        share: how it is shared with a class; None is this user's alone.
     """
 
     name: str
@@ -93,6 +95,7 @@ class ServerState:
     starter: Process | None = None
     supervisor: Process | None = None
     engine: Process | None = None
+    share: Share | None = None
 
     def with_(self, **changes: Any) -> ServerState:
         """A copy with some fields changed."""
@@ -151,6 +154,7 @@ class ServerState:
             raw["plan"] = Plan.from_dict(raw["plan"])
             raw["diagnosis"] = None if raw.get("diagnosis") is None else Diagnosis.from_dict(raw["diagnosis"])
             raw["downloads"] = tuple(raw.get("downloads", ()))
+            raw["share"] = None if raw.get("share") is None else Share.from_dict(raw["share"])
             raw["stages"] = tuple((k, v) for k, v in raw["stages"])
             return ServerState(**raw)
         except (AttributeError, KeyError, TypeError) as error:
