@@ -10,6 +10,7 @@ from faults.harness import Room
 import magistral_nb
 from magistral_nb.serving import registry
 
+
 @pytest.fixture
 def room(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """All that this test starts. In the end its servers are stopped, and then nothing may be left."""

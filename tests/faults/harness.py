@@ -69,7 +69,9 @@ def _stat(pid: int) -> str:
 
 def running() -> Iterator[int]:
     """Every process of the machine."""
-    yield from (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and is_running(int(entry.name)))
+    yield from (
+        int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and is_running(int(entry.name))
+    )
 
 
 class Asking:
