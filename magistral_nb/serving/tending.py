@@ -72,7 +72,19 @@ def end_engine(path: Path, state: ServerState | None) -> None:
 
 
 def stop(name: str) -> None:
+    """`end`, and nobody attaches to it or starts another one meanwhile.
+
+    Raises:
+        MagistralError: see `end` and `registry.lock`.
+    """
+    with registry.lock(name):
+        end(name)
+
+
+def end(name: str) -> None:
     """End a server of ours, or what a dead one has left, and wait until its processes are gone.
+
+    Whoever calls this holds the lock.
 
     Raises:
         MagistralError: it runs on another machine, or a process hangs in the system.
@@ -92,6 +104,10 @@ def stop(name: str) -> None:
     while any(process.is_alive() for process in supervisors) and time.monotonic() < deadline:
         reap()
         time.sleep(0.05)
+    for process in supervisors:
+        with contextlib.suppress(ProcessLookupError):
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
     end_engine(path, state)
     if stuck := [*(process.pid for process in supervisors if process.is_alive()), *orphans.groups(path)]:
         raise MagistralError(

@@ -8,6 +8,7 @@ import pytest
 from faults.harness import Room
 
 import magistral_nb
+from magistral_nb import cli
 from magistral_nb.serving import registry
 
 
@@ -53,3 +54,15 @@ def serve(room: Room, engine: str, checkpoint: Path):
         return server
 
     return call
+
+
+@pytest.fixture
+def status(capsys):
+    """What `magistral-nb status` says, which also sees to what has lost its supervisor."""
+
+    def look() -> str:
+        capsys.readouterr()
+        assert cli.main(["status"]) == 0
+        return capsys.readouterr().out
+
+    return look

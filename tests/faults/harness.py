@@ -48,6 +48,24 @@ def _tried(true: Callable[[], Any]) -> Any:
     return None
 
 
+def send(number: int, *processes: Process) -> None:
+    """A signal to each, in this order; SIGKILL is waited for."""
+    for process in processes:
+        os.kill(process.pid, number)
+    if number == signal.SIGKILL:
+        until(lambda: not any(process.is_alive() for process in processes), "they are dead")
+
+
+def supervisor_of(server: Server) -> Process:
+    """The process that owns it now."""
+    return server.state().supervisor
+
+
+def engine_of(server: Server) -> Process:
+    """The first process of its engine, once there is one."""
+    return until(lambda: server.state().engine, "the engine is started")
+
+
 def is_running(pid: int) -> bool:
     """Whether there is such a process that is no zombie."""
     return _stat(pid)[:1] not in {"", "Z", "X"}
