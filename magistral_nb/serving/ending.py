@@ -27,12 +27,13 @@ def boot_failure(state: ServerState) -> str:
 
 
 def ending(state: ServerState) -> str:
-    """How a server went down that was ready before, in one line."""
+    """How a server went down, in one line."""
     name, found = state.name, state.diagnosis
+    how = "did not boot" if state.context is None else "has died"
     if state.status == "ended":
         return f"Server {name!r} has ended: {_cause(state)}. To start it again: {_line(state, ())}"
     remedy = f"%magistral_logs {name} shows more." if found is None or found.id in _BARE else found.remedy
-    return f"Server {name!r} has died: {_cause(state)}. {remedy} To start it again: {_line(state, _news(state))}"
+    return f"Server {name!r} {how}: {_cause(state)}. {remedy} To start it again: {_line(state, _news(state))}"
 
 
 def restarting(state: ServerState) -> str:
