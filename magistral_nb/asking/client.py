@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
 import threading
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,8 @@ from magistral_nb.asking.wire import error_text
 from magistral_nb.errors import Rejected, Unauthorized, Unreachable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import openai
 
     from magistral_nb.asking.endpoint import Endpoint, Limits
@@ -24,6 +28,9 @@ _FIRST_PAUSE = 0.5  # seconds; each further pause is twice as long
 _UNREACHED_TRIES = 2
 _BUSY_TRIES = 5
 _BUSY = (429, 503)
+_ON_A_HUB = re.compile(r"/user/.+/proxy/")  # how jupyter-server-proxy serves a port of somebody's machine
+_HUB_TOKENS = ("JUPYTERHUB_API_TOKEN", "JPY_API_TOKEN")  # the second is older hubs' name
+_HUB_ADDRESS = "JUPYTERHUB_PUBLIC_HUB_URL"  # newer hubs' own, where it is known to them
 
 _clients: dict[tuple[str, str | None, Limits], openai.OpenAI] = {}
 _lock = threading.Lock()
@@ -36,6 +43,7 @@ def client_for(endpoint: Endpoint) -> openai.OpenAI:
 
     Raises:
         Unreachable: the environment names a proxy that cannot be used.
+        Unauthorized: a hub's token would travel readable.
     """
     key = (endpoint.base_url, endpoint.api_key, endpoint.limits)
     with _lock:
@@ -62,9 +70,16 @@ def _new_client(endpoint: Endpoint) -> openai.OpenAI:
         # The client's own HTTP library, whichever that is: openai 3 changed it.
         library = importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
         options["transport"] = library.HTTPTransport(uds=endpoint.base_url.removeprefix(UNIX))
-    elif urlsplit(endpoint.base_url).hostname in _LOOPBACK:
+    elif _is_local(endpoint):
         # What runs on this machine is asked directly: a proxy cannot reach it, and would be handed its key.
         options["trust_env"] = False
+    if is_on_a_hub(endpoint):
+        if not _is_local(endpoint) and not endpoint.base_url.startswith("https:"):
+            raise Unauthorized(
+                f"{endpoint.base_url} wants Jupyter's own token, which would travel readable: connect to its https:// "
+                "address."
+            )
+        options |= {"auth": _signed(endpoint), "follow_redirects": False}
     try:
         http = openai.DefaultHttpxClient(**options)
         # The client insists on a key; endpoints without one ignore it.
@@ -73,6 +88,39 @@ def _new_client(endpoint: Endpoint) -> openai.OpenAI:
         )
     except (ImportError, ValueError) as error:
         raise Unreachable(f"The proxy that the environment names cannot be used: {error}.") from error
+
+
+def is_on_a_hub(endpoint: Endpoint) -> bool:
+    """Whether it is reached through this notebook's JupyterHub, which wants its own token before anything else.
+
+    Example:
+        >>> os.environ["JUPYTERHUB_API_TOKEN"] = "t"  # doctest: +SKIP
+        >>> is_on_a_hub(Endpoint("https://hub.example/user/ada/proxy/8000/v1", "m"))  # doctest: +SKIP
+        True
+    """
+    if not _ON_A_HUB.search(urlsplit(endpoint.base_url).path) or not any(map(os.environ.get, _HUB_TOKENS)):
+        return False
+    hub = urlsplit(os.environ.get(_HUB_ADDRESS, "")).hostname
+    return _is_local(endpoint) or hub in (None, urlsplit(endpoint.base_url).hostname)
+
+
+def _is_local(endpoint: Endpoint) -> bool:
+    return urlsplit(endpoint.base_url).hostname in _LOOPBACK
+
+
+def _signed(endpoint: Endpoint) -> Callable[[Any], Any]:
+    """Signs each request as it leaves, so that the token stands in no object of ours.
+
+    The hub reads Authorization, so the key of whoever is asked has to go elsewhere.
+    """
+
+    def sign(request: Any) -> Any:
+        request.headers["Authorization"] = f"token {next(filter(None, map(os.environ.get, _HUB_TOKENS)))}"
+        if endpoint.api_key is not None:
+            request.headers["X-API-Key"] = endpoint.api_key
+        return request
+
+    return sign
 
 
 def beside(client: openai.OpenAI, url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from magistral_nb.asking.client import client_for, explain, pause_before_retry
-from magistral_nb.asking.events import Finished, Said, Thinking
+from magistral_nb.asking.events import Finished, Queued, Said, Thinking
 from magistral_nb.asking.pace import PAUSE_SECONDS, Pace
 from magistral_nb.asking.watchdog import Watchdog
 from magistral_nb.asking.wire import Wire
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from magistral_nb.asking.events import Event
     from magistral_nb.asking.trace import Begins
 
+_GIVEN_UP = "abort"  # vLLM's word, as when it is put to sleep or ended
 _watchdog = Watchdog()
 
 
@@ -36,7 +37,13 @@ class Exchange:
     """
 
     def __init__(
-        self, endpoint: Endpoint, body: dict[str, Any], *, begins: Begins = "anyhow", at_once: bool = False
+        self,
+        endpoint: Endpoint,
+        body: dict[str, Any],
+        *,
+        begins: Begins = "anyhow",
+        at_once: bool = False,
+        is_kept: bool = False,
     ) -> None:
         """Nothing is sent before `events()`.
 
@@ -45,10 +52,11 @@ class Exchange:
             body: of the request.
             begins: what the prompt has opened already, see Trace.
             at_once: hand each piece on when it comes, since somebody is going to cut; see Pace.
+            is_kept: somebody knows whether the server is up, so that a connection that fails is not tried again.
         """
         self.due = 0.0
         self.step = endpoint.limits.silence
-        self._begins, self._at_once = begins, at_once
+        self._begins, self._at_once, self._is_kept = begins, at_once, is_kept
         self._endpoint, self._body = endpoint, body
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
@@ -107,7 +115,7 @@ class Exchange:
                 yield from self._read(client)
             except openai.OpenAIError as error:
                 pause = pause_before_retry(error, tries)
-                if pause is None:
+                if pause is None or (self._is_kept and isinstance(error, openai.APIConnectionError)):
                     raise explain(error, self._endpoint) from error
             else:
                 return
@@ -163,7 +171,11 @@ class Exchange:
     def _note(self, event: Event) -> None:
         if isinstance(event, Thinking | Said):
             self._began = True
+        elif isinstance(event, Queued):
+            self.due = time.monotonic() + self._endpoint.limits.first_token
         elif isinstance(event, Finished):
+            if event.reason == _GIVEN_UP:
+                raise Unreachable(f"{self._endpoint.base_url} gave the question up: ask again.")
             self._finished = True
 
     def _broken(self, error: Exception | None) -> Unreachable:

@@ -215,7 +215,7 @@ def test_engine_killed_later_is_told_as_died(serve):
     os.kill(server.state().engine.pid, signal.SIGKILL)
     time.sleep(0.2)  # the kernel's own work, not the supervisor's
     assert server.status() == "failed"
-    with pytest.raises(errors.ServerDied, match="is down"):
+    with pytest.raises(errors.ServerDied, match="has died"):
         magistral_nb.reason("2+2?")
     deadline = time.monotonic() + 5
     while "SIGKILL" not in str(server.state().error) and time.monotonic() < deadline:
