@@ -149,6 +149,14 @@ def _stop(words: list[str]) -> int:
     return 0
 
 
+def _share(words: list[str]) -> int:
+    """Show who of the class uses how much; give keys and take them away."""
+    from magistral_nb.commands import share_shown
+
+    share_shown(options.share_options("magistral-nb share").parse_args(words), rich=False)
+    return 0
+
+
 def _history(words: list[str]) -> int:
     """Find the answers that were kept; with an id, thinking to stderr, answer to stdout."""
     from magistral_nb.answers.history import find_by_id, history
@@ -231,6 +239,7 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "status": _status,
     "logs": _logs,
     "stop": _stop,
+    "share": _share,
     "history": _history,
     "install": _install,
     "doctor": _doctor,

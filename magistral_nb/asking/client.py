@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
 import threading
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from magistral_nb.asking.endpoint import Endpoint, Limits
     from magistral_nb.errors import AskFailed
 
+HUB_VARIABLE = "MAGISTRAL_NB_HUB_TOKEN"  # a token of the hub or the Jupyter server through which a server is reached
+
+_BEHIND_JUPYTER = re.compile(r"/proxy/\d+(/|$)")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LONGEST_PAUSE = 60.0  # seconds; who wants us to wait longer is given up on
 _FIRST_PAUSE = 0.5  # seconds; each further pause is twice as long
@@ -69,10 +74,22 @@ def _new_client(endpoint: Endpoint) -> openai.OpenAI:
         http = openai.DefaultHttpxClient(**options)
         # The client insists on a key; endpoints without one ignore it.
         return openai.OpenAI(
-            base_url=endpoint.http_url, api_key=endpoint.api_key or "none", max_retries=0, http_client=http
+            base_url=endpoint.http_url,
+            api_key=endpoint.api_key or "none",
+            max_retries=0,
+            http_client=http,
+            default_headers=_past_jupyter(endpoint),
         )
     except (ImportError, ValueError) as error:
         raise Unreachable(f"The proxy that the environment names cannot be used: {error}.") from error
+
+
+def _past_jupyter(endpoint: Endpoint) -> dict[str, str]:
+    """Behind jupyter-server-proxy the Authorization header belongs to Jupyter, and the key stands beside it."""
+    token = os.environ.get(HUB_VARIABLE, "").strip()
+    if not token or not _BEHIND_JUPYTER.search(endpoint.base_url):
+        return {}
+    return {"Authorization": f"token {token}"} | ({"X-API-Key": endpoint.api_key} if endpoint.api_key else {})
 
 
 def beside(client: openai.OpenAI, url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from magistral_nb import options
-from magistral_nb.commands import connect_shown, say, serve_shown, status_table, stop_shown
+from magistral_nb.commands import connect_shown, say, serve_shown, share_shown, status_table, stop_shown
 from magistral_nb.magics.interpolate import interpolate
 from magistral_nb.magics.shown import CellInterrupted, is_rich
 from magistral_nb.serving.doctor import doctor as examine
@@ -51,6 +51,11 @@ def logs(_ipython: Any, line: str, _cell: None) -> None:
     """The last lines of a log."""
     chosen = options.logs_options("%magistral_logs").parse_args(options.split_words(line))
     sys.stdout.write(find_server(chosen.name).logs(chosen.lines) + "\n")
+
+
+def share(ipython: Any, line: str, _cell: None) -> None:
+    """Who of the class uses how much."""
+    share_shown(options.share_options("%magistral_share").parse_args(_words(ipython, line)), rich=is_rich(ipython))
 
 
 def stop(_ipython: Any, line: str, _cell: None) -> None:
