@@ -26,7 +26,7 @@ from magistral_nb.serving.server import find_server, servers
 from magistral_nb.serving.tending import tend_all
 from magistral_nb.serving.wishes import Wishes
 from magistral_nb.views.boot_view import BootView
-from magistral_nb.views.table_view import show_table
+from magistral_nb.views.table_view import aligned, show_table
 from magistral_nb.views.wording import duration
 
 if TYPE_CHECKING:
@@ -233,6 +233,38 @@ def _stop_orphans() -> None:
         say("No dead server has left anything: there is nothing to stop.")
 
 
+def share_shown(chosen: argparse.Namespace, *, rich: bool) -> None:
+    """Show a class, and change who has a key, as `options.share_options` were chosen.
+
+    Raises:
+        InvalidOption: the server is not shared, or the names make no sense.
+        ServerNotFound: it is not known.
+    """
+    from magistral_nb.sharing import key_ring, overview, usage
+    from magistral_nb.sharing.reach import Machine, ways
+    from magistral_nb.sharing.share import students_of
+
+    server = find_server(chosen.name)
+    state, path = server.state(), registry.path_of(server.name)
+    if state is None or state.share is None:
+        raise InvalidOption(f"Server {server.name!r} is not shared: %magistral_serve --share 30 boots one that is.")
+    if chosen.add:
+        ring = key_ring.add(key_ring.path_of(path), students_of(chosen.add))
+        say(f"{len(ring.keys)} students have a key: %magistral_share --keys shows them.")
+    if chosen.revoke:
+        key_ring.revoke(key_ring.path_of(path), chosen.revoke)
+        say(f"The key of {chosen.revoke} is revoked.")
+    ring, report = key_ring.load(key_ring.path_of(path)), usage.load(usage.path_of(path))
+    if chosen.keys:
+        if rich:
+            say("These keys are saved with the notebook: clear this output before you hand it on.")
+        say(aligned(list(ring.keys.items())))
+        return
+    say(overview.table(server.name, report, ring, now=time.time()))
+    if report is not None:
+        sys.stdout.write("\n".join(ways(report, Machine.here())) + "\n")  # what students type, wherever this is typed
+
+
 def install_shown() -> None:
     """Install the engine that fits this machine, with progress."""
     from magistral_nb.serving.install import install_engine, print_progress
@@ -282,9 +314,7 @@ def status_table(known: Sequence[Server]) -> str:
             states[server.name] = server.state()
     shown = [server for server in known if server.name in states]
     head = ("name", "status", "model", "context", "up", "address")
-    rows = [head, *(_status_row(server, states[server.name]) for server in shown)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [aligned([head, *(_status_row(server, states[server.name]) for server in shown)])]
     for server in shown:
         state = states[server.name]
         if state is not None and state.is_down:

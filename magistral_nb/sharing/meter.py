@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from magistral_nb.dialect import THINKING_FIELDS
+
 _END = b"\n\n"  # of a server-sent event, as vLLM writes it
 _DONE = b"data: [DONE]"
 
@@ -96,4 +98,5 @@ def compact(value: Any) -> bytes:
 
 
 def _has_text(choice: dict[str, Any]) -> bool:
-    return bool(choice.get("text") or any(choice.get("delta", {}).values()))
+    delta = choice.get("delta") or choice
+    return any(delta.get(name) for name in (*THINKING_FIELDS, "content", "text", "tool_calls"))

@@ -20,15 +20,14 @@ def read_private(path: Path) -> str | None:
         MagistralError: it is no plain file of this user's alone, too long or no text.
     """
     try:
-        # O_NONBLOCK, since opening a pipe would wait for somebody to write.
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = open(path, "rb", opener=_open)  # noqa: PTH123, SIM115 - Path.open takes no opener; closed below
     except FileNotFoundError:
         return None
     except OSError as error:
-        why = "it is a link" if error.errno == errno.ELOOP else str(error.strerror).lower()
+        why = "it is a link" if error.errno == errno.ELOOP else f"it cannot be read ({error.strerror})"
         raise _untrusted(path, why) from error
-    with os.fdopen(handle, "rb") as file:
-        found = os.fstat(handle)
+    with file:
+        found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise _untrusted(path, "it is no plain file")
         if found.st_uid != os.geteuid():
@@ -54,6 +53,11 @@ def write_private(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _open(path: str, flags: int) -> int:
+    """Follows no link, and does not wait until somebody writes to a pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _untrusted(path: Path, why: str) -> MagistralError:
