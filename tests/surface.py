@@ -9,6 +9,7 @@ three places. What is not so is said here, each with its reason, and nowhere els
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import inspect
 import re
@@ -20,6 +21,7 @@ from unittest import mock
 
 import magistral_nb
 from magistral_nb import cli, magics, options
+from magistral_nb.sharing.share import Share
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "serving"))
 from gpu_tables import driver_table, gpu_table
@@ -51,6 +53,7 @@ VERBS = (
     Verb("magistral_logs", "logs", ("Server.logs",), "logs"),
     Verb("magistral_sleep", "sleep", ("Server.sleep",)),
     Verb("magistral_wake", "wake", ("Server.wake",)),
+    Verb("magistral_share", "share", topic="a class"),
     Verb("magistral_stop", "stop", ("Server.stop",), "stopping"),
     Verb("magistral_doctor", "doctor", ("doctor",)),
     Verb("", "demo"),
@@ -63,12 +66,21 @@ NOT_A_KEYWORD = {
     ("serving", "--install"): "`install_engine()`",
     ("serving", "--plan"): "never shows",
     ("serving", "--yes"): "never asks",
+    ("a class", "--add"): "`sharing.key_ring.add()`",
+    ("a class", "--revoke"): "`sharing.key_ring.revoke()`",
+    ("a class", "--keys"): "`sharing.key_ring.load()`",
     ("asking", "-o"): "`answer = …`",
     ("asking", "--quiet"): "`views=`",  # Python shows nothing by itself
     ("asking", "--folded"): "`views=`",
     ("asking", "--model"): "`connect(url, model=…)`",  # of a server that is only named for this question
     ("stopping", "--all"): "a loop over `servers()`",
     ("stopping", "--orphans"): "`serving.orphans.end_orphans()`",
+}
+# Fields of Share, which is one keyword.
+NOT_A_KEYWORD |= {
+    ("serving", f"--share-{name.replace('_', '-')}"): f"`Share({name}=)`"
+    for name in (field.name for field in dataclasses.fields(Share))
+    if name != "students"
 }
 # Keywords that are no option: what to type instead.
 NOT_AN_OPTION = {
@@ -226,6 +238,8 @@ def option_rows(verb: Verb) -> list[tuple[str, str, str]]:
         where = "" if name in in_terminal else " (in a notebook)"
         where = where if name in in_notebook else " (in a terminal)"
         rows.append((option_cell(action), keyword, (action.help or "") + where))
+    if not verb.python:
+        return rows
     others = [(NOT_AN_OPTION.get((verb.topic, keyword)), keyword) for keyword in keywords_of(verb.python[0])]
     return rows + [(typed, f"`{name}=`", described(verb.python[0], name)) for typed, name in others if typed]
 

@@ -46,7 +46,7 @@ class KeptProxy:
             state: what is in it.
             now: seconds, of a clock that does not go back.
         """
-        if state.share is None or (self._group is not None and not self._group.has_ended()):
+        if state.terms.share is None or (self._group is not None and not self._group.has_ended()):
             return
         if self._group is not None:
             self._pause = _FIRST_PAUSE if now - self._begun > _WELL_SECONDS else min(2 * self._pause, _LONGEST_PAUSE)

@@ -20,10 +20,9 @@ from magistral_nb import paths
 from magistral_nb.errors import InvalidOption, MagistralError
 from magistral_nb.place import Place, Relation
 from magistral_nb.processes import Process
-from magistral_nb.serving import idling
 from magistral_nb.serving.diagnosis import Diagnosis
 from magistral_nb.serving.plan import Plan
-from magistral_nb.sharing.share import Share
+from magistral_nb.serving.terms import Terms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +35,6 @@ _LOCK_SECONDS = 60.0
 BEAT_SECONDS = 15.0
 
 Status = Literal["booting", "ready", "failed", "ended"]
-Restart = Literal["never", "on-failure"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,13 +49,11 @@ class ServerState:
         log_path: of the engine's output.
         wished_port: None lets the supervisor find one.
         wished_engine: as `find_engine` takes it.
-        restart: what to do when vLLM ends without being told to.
+        terms: on which it runs.
         restarts: how often that was done since it was last ready for a while.
-        idle_stop: seconds after which nobody's asking ends it; None never does.
         base_url: "http://127.0.0.1:PORT/v1" once the port is known, "unix:PATH" of a server that can sleep.
         context: tokens, as the server itself says once it is ready.
         system_prompt: the model's own.
-        price_per_hour: of the machine, in any currency; None was not told.
         downloads: what the boot needs of the hub, as the words of `download.Fetch`.
         stages: (name, seconds since the boot began) of each stage reached.
         detail: what the running stage says of itself, such as "40%".
@@ -69,7 +65,6 @@ class ServerState:
         supervisor: the process that owns the engine now.
         engine: vLLM's process and process group.
         proxy: the process that shares it with a class.
-        share: how it is shared with a class; None is this user's alone.
     """
 
     name: str
@@ -79,13 +74,11 @@ class ServerState:
     log_path: str
     wished_port: int | None = None
     wished_engine: str | None = None
-    restart: Restart = "never"
+    terms: Terms = field(default_factory=Terms)
     restarts: int = 0
-    idle_stop: float | None = idling.DEFAULT
     base_url: str | None = None
     context: int | None = None
     system_prompt: str | None = None
-    price_per_hour: float | None = None
     downloads: tuple[str, ...] = ()
     stages: tuple[tuple[str, float], ...] = ()
     detail: str = ""
@@ -97,7 +90,6 @@ class ServerState:
     supervisor: Process | None = None
     engine: Process | None = None
     proxy: Process | None = None
-    share: Share | None = None
 
     def with_(self, **changes: Any) -> ServerState:
         """A copy with some fields changed."""
@@ -121,7 +113,7 @@ class ServerState:
             return self if is_supervised else self._failed("its supervisor was killed during the boot")
         if self.engine is not None and self.engine.is_alive():
             return self
-        if is_supervised and self.restart == "on-failure":
+        if is_supervised and self.terms.restart == "on-failure":
             return self.with_(status="booting", detail="vLLM is gone, and will be started again")
         return self._failed("its vLLM process is gone")
 
@@ -156,7 +148,7 @@ class ServerState:
             raw["plan"] = Plan.from_dict(raw["plan"])
             raw["diagnosis"] = None if raw.get("diagnosis") is None else Diagnosis.from_dict(raw["diagnosis"])
             raw["downloads"] = tuple(raw.get("downloads", ()))
-            raw["share"] = None if raw.get("share") is None else Share.from_dict(raw["share"])
+            raw["terms"] = Terms.from_dict(raw["terms"])
             raw["stages"] = tuple((k, v) for k, v in raw["stages"])
             return ServerState(**raw)
         except (AttributeError, KeyError, TypeError) as error:

@@ -55,20 +55,21 @@ class Proxy:
             MagistralError: there is no state, nothing is shared, nobody can listen there, or the certificate is none.
         """
         state = registry.read(path)
-        if state is None or state.share is None:
+        share = None if state is None else state.terms.share
+        if state is None or share is None:
             raise MagistralError(f"{path} is no state of a server that is shared.")
         self._state_path, self._report_path = path, usage.path_of(path)
         before = usage.load(self._report_path)
         self._upstream = Upstream(path)
         self._keys = Watched(key_ring.path_of(path), _readable)
-        self._room = Room(state.share, state.share.seats(state.plan.argv), before.students if before else {})
-        self._server = uvicorn.Server(_config(App(self._room, self._upstream, self._keys), state.share))
-        self._socket = _listen(state.share, before)
+        self._room = Room(share, share.seats(state.plan.argv), before.students if before else {})
+        self._server = uvicorn.Server(_config(App(self._room, self._upstream, self._keys), share))
+        self._socket = _listen(share, before)
         self._told = Report(
             Process.of(os.getpid()),
-            state.share.host,
+            share.host,
             self._socket.getsockname()[1],
-            state.share.has_tls,
+            share.has_tls,
             self._room.seats,
         )
 

@@ -15,6 +15,7 @@ from magistral_nb.processes import Process
 from magistral_nb.serving import registry, server
 from magistral_nb.serving.catalogue import RELEASES
 from magistral_nb.serving.planner import make_plan
+from magistral_nb.serving.terms import Terms
 from magistral_nb.serving.wishes import Wishes
 
 
@@ -27,7 +28,7 @@ def state():
         api_key="k" * 43,
         log_path="/tmp/x.log",
         base_url="http://127.0.0.1:1/v1",
-        price_per_hour=2.5,
+        terms=Terms(price_per_hour=2.5),
         stages=(("Starting vLLM", 0.0), ("Loading", 1.5)),
         engine=Process.of(os.getpid()),
     )
@@ -41,10 +42,11 @@ def test_round_trip(state):
     assert [p.name for p in path.parent.iterdir()] == ["default.json"], "no temporary file stays"
 
 
-def test_a_file_from_before_there_were_prices_is_read(state):
+def test_terms_that_make_no_sense_are_not_believed(state):
     raw = json.loads(state.to_json())
-    del raw["price_per_hour"]
-    assert registry.ServerState.from_json(json.dumps(raw)) == state.with_(price_per_hour=None)
+    raw["terms"]["restart"] = "always"
+    with pytest.raises(ValueError, match="it is incomplete: restart is 'always'"):
+        registry.ServerState.from_json(json.dumps(raw))
 
 
 def test_another_price_counts_for_this_process_and_this_server(state):
@@ -52,7 +54,7 @@ def test_another_price_counts_for_this_process_and_this_server(state):
     assert server.Server().endpoint.price_per_hour == 2.5
     server.set_price(state, 3)
     assert server.Server().endpoint.price_per_hour == 3
-    assert registry.load("default").price_per_hour == 2.5
+    assert registry.load("default").terms.price_per_hour == 2.5
     registry.save(registry.path_of("default"), state.with_(created=state.created + 60))  # replaced by another process
     assert server.Server().endpoint.price_per_hour == 2.5
 
@@ -176,6 +178,7 @@ def test_a_disk_without_locks_is_told_in_a_line(monkeypatch):
 SUPERVISED = {"supervisor": Process.of(os.getpid())}
 LOST = {"supervisor": Process(2**22 + 1, 0.0)}
 DEAD = {"engine": Process(2**22 + 1, 0.0)}
+RESTARTED = {"terms": Terms(restart="on-failure")}
 
 
 @pytest.mark.parametrize(
@@ -185,8 +188,8 @@ DEAD = {"engine": Process(2**22 + 1, 0.0)}
         (LOST, "ready", None),
         (LOST | DEAD, "failed", "its vLLM process is gone"),
         (SUPERVISED | DEAD, "failed", "its vLLM process is gone"),
-        (SUPERVISED | DEAD | {"restart": "on-failure"}, "booting", None),
-        (LOST | DEAD | {"restart": "on-failure"}, "failed", "its vLLM process is gone"),
+        (SUPERVISED | DEAD | RESTARTED, "booting", None),
+        (LOST | DEAD | RESTARTED, "failed", "its vLLM process is gone"),
         (SUPERVISED | {"status": "booting"}, "booting", None),
         (LOST | {"status": "booting"}, "failed", "its supervisor was killed during the boot"),
         (LOST | DEAD | {"status": "ended", "error": "nobody asked"}, "ended", "nobody asked"),
