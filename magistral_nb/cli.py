@@ -124,11 +124,10 @@ def _connect(words: list[str]) -> int:
 
 def _status(words: list[str]) -> int:
     """Show every known server."""
-    from magistral_nb.commands import say, status_table
-    from magistral_nb.serving.server import servers
+    from magistral_nb.commands import status_shown
 
     options.Parser("magistral-nb status", "Show every known server.").parse_args(words)
-    say(status_table(servers()))
+    status_shown()
     return 0
 
 
@@ -141,11 +140,35 @@ def _logs(words: list[str]) -> int:
     return 0
 
 
+def _sleep(words: list[str]) -> int:
+    """Give the GPU's memory of a --sleepable server to other work."""
+    from magistral_nb.commands import sleep_shown
+
+    sleep_shown(options.sleep_options("magistral-nb sleep").parse_args(words))
+    return 0
+
+
+def _wake(words: list[str]) -> int:
+    """Take the GPU's memory back; a question does that as well."""
+    from magistral_nb.commands import wake_shown
+
+    wake_shown(options.wake_options("magistral-nb wake").parse_args(words))
+    return 0
+
+
 def _stop(words: list[str]) -> int:
     """End a server and all its processes."""
     from magistral_nb.commands import stop_shown
 
     stop_shown(options.stop_options("magistral-nb stop").parse_args(words))
+    return 0
+
+
+def _share(words: list[str]) -> int:
+    """Show who of the class uses how much; give keys and take them away."""
+    from magistral_nb.commands import share_shown
+
+    share_shown(options.share_options("magistral-nb share").parse_args(words), rich=False)
     return 0
 
 
@@ -230,7 +253,10 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "connect": _connect,
     "status": _status,
     "logs": _logs,
+    "sleep": _sleep,
+    "wake": _wake,
     "stop": _stop,
+    "share": _share,
     "history": _history,
     "install": _install,
     "doctor": _doctor,

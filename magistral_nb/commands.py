@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import sys
@@ -21,11 +22,11 @@ from magistral_nb.serving.connecting import connect
 from magistral_nb.serving.durations import durations_of, load, seconds_left
 from magistral_nb.serving.idling import typed_of
 from magistral_nb.serving.orphans import end_orphans
-from magistral_nb.serving.server import find_server, known_names, servers
+from magistral_nb.serving.server import find_server, servers
 from magistral_nb.serving.tending import tend_all
 from magistral_nb.serving.wishes import Wishes
 from magistral_nb.views.boot_view import BootView
-from magistral_nb.views.table_view import show_table
+from magistral_nb.views.table_view import aligned, show_table
 from magistral_nb.views.wording import duration
 
 if TYPE_CHECKING:
@@ -77,8 +78,7 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
     Returns:
         The server; None where only the plan was to be shown.
     """
-    for line in tend_all():
-        say(line)
+    _tend_shown()
     wishes = Wishes.typed(chosen, raw)
     prepare = functools.partial(
         boot.prepare,
@@ -233,6 +233,38 @@ def _stop_orphans() -> None:
         say("No dead server has left anything: there is nothing to stop.")
 
 
+def share_shown(chosen: argparse.Namespace, *, rich: bool) -> None:
+    """Show a class, and change who has a key, as `options.share_options` were chosen.
+
+    Raises:
+        InvalidOption: the server is not shared, or the names make no sense.
+        ServerNotFound: it is not known.
+    """
+    from magistral_nb.sharing import key_ring, overview, usage
+    from magistral_nb.sharing.reach import Machine, ways
+    from magistral_nb.sharing.share import students_of
+
+    server = find_server(chosen.name)
+    state, path = server.state(), registry.path_of(server.name)
+    if state is None or state.share is None:
+        raise InvalidOption(f"Server {server.name!r} is not shared: %magistral_serve --share 30 boots one that is.")
+    if chosen.add:
+        ring = key_ring.add(key_ring.path_of(path), students_of(chosen.add))
+        say(f"{len(ring.keys)} students have a key: %magistral_share --keys shows them.")
+    if chosen.revoke:
+        key_ring.revoke(key_ring.path_of(path), chosen.revoke)
+        say(f"The key of {chosen.revoke} is revoked.")
+    ring, report = key_ring.load(key_ring.path_of(path)), usage.load(usage.path_of(path))
+    if chosen.keys:
+        if rich:
+            say("These keys are saved with the notebook: clear this output before you hand it on.")
+        say(aligned(list(ring.keys.items())))
+        return
+    say(overview.table(server.name, report, ring, now=time.time()))
+    if report is not None:
+        sys.stdout.write("\n".join(ways(report, Machine.here())) + "\n")  # what students type, wherever this is typed
+
+
 def install_shown() -> None:
     """Install the engine that fits this machine, with progress."""
     from magistral_nb.serving.install import install_engine, print_progress
@@ -257,31 +289,38 @@ def _announce_download(size: float, *, ask: bool) -> None:
         raise InvalidOption("Nothing was downloaded: add --yes when you want it.")
 
 
+def _tend_shown() -> None:
+    """See to what dead supervisors have left, and say what was done."""
+    for line in tend_all():
+        say(line)
+
+
+def status_shown() -> None:
+    """See to what dead supervisors have left, then show every server."""
+    _tend_shown()
+    say(status_table(servers()))
+
+
 def status_table(known: Sequence[Server]) -> str:
     """Every server on a line, or a line that says how to get one."""
-    away = [f"{state.name}: runs on {state.place.node}, which shares this home." for state in registry.elsewhere()]
+    others = [f"{found.path} is not to be believed: {found.why}." for found in registry.unusable()]
+    others += [f"{state.name}: runs on {state.place.node}, which shares this home." for state in registry.elsewhere()]
     if not known:
         nobody = "No server is known: %magistral_serve boots one, %magistral_connect URL reaches one elsewhere."
-        return "\n".join([nobody, *away])
+        return "\n".join([nobody, *others])
     states: dict[str, ServerState | None] = {}
-    doubted = []
     for server in known:
-        try:
+        with contextlib.suppress(ServerNotFound):  # it was stopped meanwhile
             states[server.name] = server.state()
-        except ServerNotFound as error:
-            if server.name in known_names():  # or it was stopped meanwhile
-                doubted.append(f"{server.name}: {error}")
     shown = [server for server in known if server.name in states]
     head = ("name", "status", "model", "context", "up", "address")
-    rows = [head, *(_status_row(server, states[server.name]) for server in shown)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [aligned([head, *(_status_row(server, states[server.name]) for server in shown)])]
     for server in shown:
         state = states[server.name]
         if state is not None and state.is_down:
             lines.append(f"{server.name}: {(state.error or '').rstrip('.')}. %magistral_logs {server.name} shows more.")
         lines += [f"{server.name}: {advice.text}." for advice in watching.advise(server)]
-    return "\n".join([*lines, *doubted, *away])
+    return "\n".join([*lines, *others])
 
 
 def _status_row(server: Server, state: ServerState | None) -> tuple[str, ...]:

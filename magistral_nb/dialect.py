@@ -38,6 +38,7 @@ class Dialect:
         thinking_fields: of a reply, where the trace stands; all of them hold the same.
         token_ids: whether a request may ask for `return_token_ids`.
         kv_cache_bytes: whether there is --kv-cache-memory-bytes.
+        unix_socket: whether there is --uds.
         attention_flag: whether there is --attention-backend.
         kv_cache_gauge: of the /metrics page.
         arg_parser: the module that has make_arg_parser.
@@ -59,6 +60,7 @@ class Dialect:
     thinking_fields: tuple[str, ...] = ("reasoning_content",)
     token_ids: bool = False
     kv_cache_bytes: bool = False
+    unix_socket: bool = False
     attention_flag: bool = False
     kv_cache_gauge: str = "vllm:gpu_cache_usage_perc"
     arg_parser: str = "vllm.entrypoints.openai.cli_args"
@@ -70,6 +72,7 @@ _CHANGES: tuple[tuple[tuple[int, int, int], dict[str, Any]], ...] = (
     ((0, 9, 2), {"kv_cache_gauge": "vllm:kv_cache_usage_perc"}),
     ((0, 10, 0), {"reasoning_parser": True}),
     ((0, 10, 2), {"token_ids": True, "kv_cache_bytes": True}),
+    ((0, 10, 2), {"unix_socket": True}),  # its pull request 18097, of September 2025; run: 0.32
     # FlashInfer is chosen by itself where FlashAttention takes no FP8; before, the boot is refused. Which fields a
     # reply has is decided by DeltaMessage and ChatMessage: a validator copies one into the other until 0.15.
     ((0, 11, 1), {"fp8_kv_card": (8, 0), "thinking_fields": ("reasoning", "reasoning_content")}),

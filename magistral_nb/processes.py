@@ -128,6 +128,7 @@ def end_group(group: int, leader: subprocess.Popen[bytes] | None = None) -> None
     for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, _KILL_SECONDS)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, number)
+            os.killpg(group, signal.SIGCONT)  # or one that is stopped would hear nothing
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if not left():

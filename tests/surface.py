@@ -49,6 +49,8 @@ VERBS = (
     Verb("magistral_status", "status", ("servers",)),
     Verb("magistral_history", "history", ("history", "recall"), "history"),
     Verb("magistral_logs", "logs", ("Server.logs",), "logs"),
+    Verb("magistral_sleep", "sleep", ("Server.sleep",)),
+    Verb("magistral_wake", "wake", ("Server.wake",)),
     Verb("magistral_stop", "stop", ("Server.stop",), "stopping"),
     Verb("magistral_doctor", "doctor", ("doctor",)),
     Verb("", "demo"),

@@ -48,6 +48,7 @@ class Abilities:
 
 
 VLLM = Abilities(token_ids=True, running_usage=True, tokenize=True, continuation=True)
+SHARED = Abilities(token_ids=True, continuation=True)  # a vLLM behind a class's proxy, which fits max_tokens itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,11 @@ class Exchange:
         rest = dict(self._body)
         create = client.chat.completions.with_streaming_response.create
         sent = time.monotonic()
-        with create(model=rest.pop("model"), messages=rest.pop("messages"), extra_body=rest) as response:
+        # Without this header jupyter-server-proxy holds a stream back until it has ended.
+        wanted = {"Accept": "text/event-stream"}
+        with create(
+            model=rest.pop("model"), messages=rest.pop("messages"), extra_body=rest, extra_headers=wanted
+        ) as response:
             with self._lock:
                 self._socket = response.http_response.extensions["network_stream"].get_extra_info("socket")
                 if self.was_cut:

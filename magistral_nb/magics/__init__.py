@@ -20,9 +20,18 @@ Show every known server."""
 _LOGS = """%magistral_logs [NAME] [--lines N]
 
 Show the last lines of a server's log."""
+_SLEEP = """%magistral_sleep [NAME]
+
+Give the GPU's memory of a server that was served with --sleepable to other work; a question wakes it."""
+_WAKE = """%magistral_wake [NAME]
+
+Take the GPU's memory back."""
 _STOP = """%magistral_stop [NAME] [--all]
 
 End a server and all its processes."""
+_SHARE = """%magistral_share [NAME] [--add NAMES] [--revoke NAME] [--keys]
+
+Show who of the class uses how much, who waits, and how students reach the server."""
 _DOCTOR = """%magistral_doctor
 
 Examine machine, driver, engine, packages and servers: one page for a bug report, without secrets."""
@@ -41,7 +50,10 @@ _MAGICS = {
     "magistral_connect": ("serving", "connect", "line", _CONNECT),
     "magistral_status": ("serving", "status", "line", _STATUS),
     "magistral_logs": ("serving", "logs", "line", _LOGS),
+    "magistral_sleep": ("serving", "sleep", "line", _SLEEP),
+    "magistral_wake": ("serving", "wake", "line", _WAKE),
     "magistral_stop": ("serving", "stop", "line", _STOP),
+    "magistral_share": ("serving", "share", "line", _SHARE),
     "magistral_doctor": ("serving", "doctor", "line", _DOCTOR),
     "magistral_history": ("history", "history", "line", _HISTORY),
     "reason": ("reason", "reason", "line_cell", _REASON),

@@ -6,11 +6,20 @@ import sys
 from typing import Any
 
 from magistral_nb import options
-from magistral_nb.commands import connect_shown, say, serve_shown, status_table, stop_shown
+from magistral_nb.commands import (
+    connect_shown,
+    say,
+    serve_shown,
+    share_shown,
+    sleep_shown,
+    status_shown,
+    stop_shown,
+    wake_shown,
+)
 from magistral_nb.magics.interpolate import interpolate
 from magistral_nb.magics.shown import CellInterrupted, is_rich
 from magistral_nb.serving.doctor import doctor as examine
-from magistral_nb.serving.server import Server, find_server, servers
+from magistral_nb.serving.server import Server, find_server
 
 
 def serve(ipython: Any, line: str, _cell: None) -> Server | None:
@@ -38,7 +47,7 @@ def connect(ipython: Any, line: str, _cell: None) -> Server:
 def status(_ipython: Any, line: str, _cell: None) -> None:
     """Every known server, a line each."""
     options.Parser("%magistral_status", "Show every known server.").parse_args(options.split_words(line))
-    say(status_table(servers()))
+    status_shown()
 
 
 def doctor(_ipython: Any, line: str, _cell: None) -> None:
@@ -51,6 +60,21 @@ def logs(_ipython: Any, line: str, _cell: None) -> None:
     """The last lines of a log."""
     chosen = options.logs_options("%magistral_logs").parse_args(options.split_words(line))
     sys.stdout.write(find_server(chosen.name).logs(chosen.lines) + "\n")
+
+
+def share(ipython: Any, line: str, _cell: None) -> None:
+    """Who of the class uses how much."""
+    share_shown(options.share_options("%magistral_share").parse_args(_words(ipython, line)), rich=is_rich(ipython))
+
+
+def sleep(_ipython: Any, line: str, _cell: None) -> None:
+    """Give a server's GPU to other work."""
+    sleep_shown(options.sleep_options("%magistral_sleep").parse_args(options.split_words(line)))
+
+
+def wake(_ipython: Any, line: str, _cell: None) -> None:
+    """Take it back."""
+    wake_shown(options.wake_options("%magistral_wake").parse_args(options.split_words(line)))
 
 
 def stop(_ipython: Any, line: str, _cell: None) -> None:

@@ -242,7 +242,7 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
             if prepared.price_per_hour is not None:
                 set_price(running, prepared.price_per_hour)
             return use(name)
-        tending.stop(name)  # the one to replace, or what a failed boot has left
+        tending.end(name)  # the one to replace, or what a failed boot has left
         if port is not None:  # again, as the server to be replaced may have held it
             preflight.check_port(port)
         try:

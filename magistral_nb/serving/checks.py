@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 
 SHARING = ("gpus", "pipeline_parallel", "data_parallel")  # the wishes that take more GPUs than one
 # vLLM's flags that take more GPUs than one, and their short names.
+_KEY = "a key does not belong into a command line, which everybody on this machine can read"
+_PLACE = "where it listens is decided here: --port is an option of this package"
+# vLLM's flags by which nobody here would find the server, or which show a secret, and why.
+_DOORS = (
+    dict.fromkeys(("--host", "--port", "--uds", "--root-path", "--headless"), _PLACE)
+    | dict.fromkeys(
+        ("--ssl-keyfile", "--ssl-certfile", "--ssl-ca-certs"), "on this machine it is asked without TLS; --share has it"
+    )
+    | {"--api-key": f"{_KEY}; one is made for it", "--hf-token": f"{_KEY}; set HF_TOKEN instead"}
+)
 _RAW = {"--tensor-parallel-size": "-tp", "--pipeline-parallel-size": "-pp", "--data-parallel-size": "-dp"}
 
 
@@ -38,7 +48,28 @@ def check_wishes(profile: Profile, wishes: Wishes) -> None:
         raise Refusal("A model needs one GPU, one stage and one copy at least", away)
     if wishes.images and not profile.vision:
         raise Refusal(f"{profile.name} takes no images", leave(wishes, "images"), other=True)
+    _check_doors(wishes)
     _check_raw(wishes)
+
+
+def _check_doors(wishes: Wishes) -> None:
+    """Whether raw flags decide where the server listens and with which key: then nobody here would find it."""
+    words = iter(wishes.engine_args)
+    rest = []
+    typed: dict[str, str] = {}
+    for word in words:
+        name, is_whole, _ = word.partition("=")
+        flag = name.replace("_", "-")
+        if flag not in _DOORS:
+            rest.append(word)
+            continue
+        typed[name] = _DOORS[flag]
+        if not is_whole and flag != "--headless":
+            next(words, None)
+    if typed:
+        names, reasons = " and ".join(typed), "; ".join(dict.fromkeys(typed.values()))
+        away = Way(f"leave {'it' if len(typed) == 1 else 'them'} away", replace(wishes, engine_args=tuple(rest)))
+        raise Refusal(f"Raw {names} cannot work ({reasons})", away)
 
 
 def _check_raw(wishes: Wishes) -> None:
@@ -91,6 +122,8 @@ def check_cpu(hardware: Hardware, profile: Profile, wishes: Wishes, dialect: Dia
             also="%magistral_serve abacus runs here",
         )
     _check_stored(profile, wishes, dialect)
+    if wishes.sleepable:
+        raise Refusal("On a CPU vLLM cannot sleep, and holds no GPU's memory", leave(wishes, "sleepable"))
     away = leave(wishes, *SHARING, "ray", *(["quantization"] if wishes.quantization == "fp8" else []))
     if wishes.quantization == "fp8":
         raise Refusal("FP8 weights take 0.85 s a token on a CPU", away)
@@ -104,6 +137,9 @@ def check_vllm(gpu: Gpu, profile: Profile, wishes: Wishes, dialect: Dialect) -> 
     Raises:
         Refusal: it does not.
     """
+    if wishes.sleepable and not dialect.unix_socket:
+        needs = f"--sleepable needs vLLM {since('unix_socket')} or newer, which listens on a Unix socket"
+        raise Refusal(needs, leave(wishes, "sleepable"))
     if gpu.capability != (0, 0) and gpu.capability < dialect.oldest_card:
         raise Refusal(
             f"This vLLM wants compute capability {dotted(dialect.oldest_card)}, and {gpu.name} has "

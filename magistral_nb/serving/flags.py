@@ -153,6 +153,21 @@ def of_devices(on: Flags, hardware: Hardware, placed: Placement, dialect: Dialec
         on.environment["CUDA_VISIBLE_DEVICES"] = ",".join(names_of(taken, uuids=dialect.uuids))
 
 
+def of_sleep(on: Flags, wishes: Wishes, placed: Placement) -> None:
+    """Let it give its memory back for a while, behind a door that nobody else can open."""
+    if not wishes.sleepable:
+        return
+    on.environment["VLLM_SERVER_DEV_MODE"] = "1"  # without which it has no /sleep
+    held = f"; asleep, {_on_each(placed.memory.weights, placed)} of weights wait in RAM" if placed.memory else ""
+    on.add(
+        ["--enable-sleep-mode"],
+        "sleep",
+        "on a Unix socket, no port",
+        f"vLLM's development mode, which that needs, opens doors without a key{held}",
+        "vLLM's guide, and tried",
+    )
+
+
 def of_cpu(
     on: Flags, hardware: Hardware, profile: Profile, wishes: Wishes, dialect: Dialect, context: int
 ) -> None:  # fmt: skip

@@ -76,4 +76,4 @@ def typed_of(seconds: float | None) -> str:
     if seconds is None:
         return NEVER
     unit = next(unit for unit in "dhms" if not seconds % _UNITS[unit] or unit == "s")
-    return f"{seconds / _UNITS[unit]:g}{unit}"
+    return f"{seconds / _UNITS[unit]:.12g}{unit}"

@@ -78,6 +78,7 @@ def make_plan(hardware: Hardware, profile: Profile, wishes: Wishes, engine: Engi
     if placed:
         flags.of_gpus(on, profile, wishes, says, placed, context)
         flags.of_devices(on, hardware, placed, says)
+        flags.of_sleep(on, wishes, placed)
     else:
         flags.of_cpu(on, hardware, profile, wishes, says, context)
     on.choices.append(Choice("engine", f"vLLM {engine.version}", _why_engine(hardware, engine), engine.source))

@@ -20,8 +20,10 @@ from magistral_nb import paths
 from magistral_nb.errors import InvalidOption, MagistralError
 from magistral_nb.place import Place, Relation
 from magistral_nb.processes import Process
+from magistral_nb.serving import idling
 from magistral_nb.serving.diagnosis import Diagnosis
 from magistral_nb.serving.plan import Plan
+from magistral_nb.sharing.share import Share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,6 +68,8 @@ class ServerState:
         starter: the supervisor that began this boot, by which its processes are marked.
         supervisor: the process that owns the engine now.
         engine: vLLM's process and process group.
+        proxy: the process that shares it with a class.
+        share: how it is shared with a class; None is this user's alone.
     """
 
     name: str
@@ -77,7 +81,7 @@ class ServerState:
     wished_engine: str | None = None
     restart: Restart = "never"
     restarts: int = 0
-    idle_stop: float | None = None
+    idle_stop: float | None = idling.DEFAULT
     base_url: str | None = None
     context: int | None = None
     system_prompt: str | None = None
@@ -92,6 +96,8 @@ class ServerState:
     starter: Process | None = None
     supervisor: Process | None = None
     engine: Process | None = None
+    proxy: Process | None = None
+    share: Share | None = None
 
     def with_(self, **changes: Any) -> ServerState:
         """A copy with some fields changed."""
@@ -142,7 +148,7 @@ class ServerState:
         if unknown := set(raw) - {f.name for f in fields(ServerState)}:
             raise ValueError(f"it has unknown fields, such as {min(unknown)}")
         try:
-            for name in ("starter", "supervisor", "engine"):
+            for name in ("starter", "supervisor", "engine", "proxy"):
                 raw[name] = None if raw.get(name) is None else Process(**raw[name])
                 if raw[name] is not None and not (type(raw[name].pid) is int and raw[name].pid > 1):
                     raise ValueError(f"its {name} is no process")  # 0 and -1 would mean groups
@@ -150,6 +156,7 @@ class ServerState:
             raw["plan"] = Plan.from_dict(raw["plan"])
             raw["diagnosis"] = None if raw.get("diagnosis") is None else Diagnosis.from_dict(raw["diagnosis"])
             raw["downloads"] = tuple(raw.get("downloads", ()))
+            raw["share"] = None if raw.get("share") is None else Share.from_dict(raw["share"])
             raw["stages"] = tuple((k, v) for k, v in raw["stages"])
             return ServerState(**raw)
         except (AttributeError, KeyError, TypeError) as error:
@@ -224,13 +231,18 @@ def lock(name: str) -> Iterator[None]:
 
 def load(name: str) -> ServerState | None:
     """The state of this server, None where there is none that can be used."""
-    found = look(path_of(name))
+    return read(path_of(name))
+
+
+def read(path: Path) -> ServerState | None:
+    """The state in this file, which may be another home's; None where there is none that can be used."""
+    found = look(path)
     return found if isinstance(found, ServerState) else None
 
 
 def load_all() -> list[ServerState]:
     """Every server of this machine that has a usable state file, by name."""
-    return [state for state in map(look, sorted(paths.servers().glob("*.json"))) if isinstance(state, ServerState)]
+    return [state for state in map(read, sorted(paths.servers().glob("*.json"))) if state is not None]
 
 
 def unusable() -> list[Unusable]:
@@ -266,7 +278,7 @@ def look(path: Path) -> ServerState | Unusable | None:
         return Unusable(path, f"its server runs on {state.place.node!r}, out of reach from here", elsewhere=True)
     if relation == "gone":
         down = state if state.is_down else state.with_(status="failed", error="this machine was started again since")
-        state = down.with_(supervisor=None, engine=None)
+        state = down.with_(supervisor=None, engine=None, proxy=None)
     return state
 
 

@@ -187,7 +187,7 @@ class Server:
         from magistral_nb.serving.tending import stop
 
         if self.is_ours:
-            if self.name not in known_names():
+            if registry.look(registry.path_of(self.name)) is None:
                 raise ServerNotFound(_not_found(self.name))
             stop(self.name)
         else:
@@ -222,7 +222,7 @@ class Server:
         return EngineApi(endpoint.base_url, endpoint.api_key or "")
 
     def logs(self, lines: int = 50) -> str:
-        """The last lines of the engine's log.
+        """The last lines of the engine's log, secrets masked.
 
         Raises:
             ServerNotFound: it is not known, or was not started here.
@@ -234,10 +234,11 @@ class Server:
             raise ServerNotFound(f"{self.name!r} is a connected server: its log lies where it runs.")
         from pathlib import Path
 
+        from magistral_nb.serving.log_file import tail
+        from magistral_nb.serving.masking import masked
+
         path = Path(self._state().log_path)
-        if not path.is_file():
-            return ""
-        return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+        return masked("\n".join(tail(path, 0)[-lines:])) if path.is_file() else ""
 
     @overload
     def reason(self, question: str, *, samples: Literal[1] = 1, **how: Any) -> Answer: ...
@@ -280,7 +281,7 @@ def find_server(server: Server | str | None = None) -> Server:
         return server
     names = known_names()
     if server is not None:
-        if server not in names:
+        if server not in names and registry.look(registry.path_of(server)) is None:
             raise ServerNotFound(_not_found(server))
         return Server(server)
     if _here.last in names:
@@ -299,8 +300,7 @@ def servers() -> list[Server]:
 
 def known_names() -> list[str]:
     """Names of all servers that have a state file or were connected to."""
-    unusable = {found.path.stem for found in registry.unusable()}
-    return sorted({state.name for state in registry.load_all()} | unusable | set(_here.connected))
+    return sorted({state.name for state in registry.load_all()} | set(_here.connected))
 
 
 def use(name: str) -> Server:

@@ -24,16 +24,17 @@ from magistral_nb import paths
 from magistral_nb.asking.endpoint import UNIX, Endpoint, Question, messages
 from magistral_nb.asking.engine_api import OK, EngineApi
 from magistral_nb.asking.wire import error_text
-from magistral_nb.processes import Process
+from magistral_nb.processes import Process, end_group
 from magistral_nb.serving import durations, log_file, registry
 from magistral_nb.serving.boot_log import ASKING, DOWNLOADING, BootLog
 from magistral_nb.serving.diagnosis import diagnose
 from magistral_nb.serving.freeing import freed
 from magistral_nb.serving.idling import Idleness, typed_of
+from magistral_nb.serving.kept_proxy import KeptProxy
 from magistral_nb.serving.launch import HOST, EngineGroup, engine_environment, free_port
 from magistral_nb.serving.masking import masked
 from magistral_nb.serving.metrics import Metrics, parse
-from magistral_nb.serving.orphans import engine_processes, marked
+from magistral_nb.serving.orphans import engine_processes, groups, marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +72,7 @@ class Supervisor:
         self._api: EngineApi | None = None
         self._begun_at = 0  # bytes of the log, behind what a download said, which would be taken for vLLM's
         self._engine: EngineGroup | None = None
+        self._proxy = KeptProxy(state.proxy)
 
     def boot(self) -> None:
         """The whole life of a server."""
@@ -105,6 +107,7 @@ class Supervisor:
             self._write(status="failed", error=f"its supervisor failed ({type(error).__name__}: {error})")
             raise
         finally:
+            self._proxy.end()
             if self._engine is not None:
                 self._end_engine()
             if self._told_by == signal.SIGTERM and not self._state.is_down:
@@ -243,6 +246,7 @@ class Supervisor:
         idleness = Idleness(ready)
         while not self._engine.has_ended() and not self._stop.wait(_TICK_SECONDS):
             now = time.monotonic()
+            self._tend_proxy(now)
             if now - beaten > registry.BEAT_SECONDS:
                 beaten = now
                 self._beat()
@@ -252,6 +256,11 @@ class Supervisor:
                 looked = now
                 if self._nobody_asks(idleness, limit):
                     return
+
+    def _tend_proxy(self, now: float) -> None:
+        with contextlib.suppress(OSError):  # a log that cannot be written, or no room for a process: tried again
+            self._proxy.tend(self._path, self._state, now)
+            self._write(proxy=self._proxy.process)
 
     def _nobody_asks(self, idleness: Idleness, limit: float) -> bool:
         """Whether the server ends for want of questions; one that can sleep is put to sleep instead."""
@@ -310,6 +319,9 @@ class Supervisor:
         if self._engine.child is not None or engine_processes(self._state):
             with freed(self._state.plan, self._engine.process.pid):
                 self._engine.end()
+        stays = set() if self._proxy.process is None else {self._proxy.process.pid}
+        for group in groups(self._path) - stays:  # of children that have left the engine's
+            end_group(group)
         self._engine = None
         base_url = self._state.base_url or ""
         if base_url.startswith(UNIX):

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from magistral_nb import paths
 from magistral_nb.errors import BootFailed, MagistralError
 from magistral_nb.processes import end_group
 from magistral_nb.serving import orphans, registry, supervisor
@@ -31,7 +33,8 @@ _children: list[subprocess.Popen[bytes]] = []
 def tend_all() -> list[str]:
     """See to every server of this machine; returns what was done, in a line each."""
     done = [line for state in registry.load_all() if (line := tend(state))]
-    return done + [f"{orphan.title} has ended." for orphan in orphans.end_orphans() if not orphan.process.is_alive()]
+    ended = orphans.end_orphans(paths.servers())
+    return done + [f"{orphan.title} has ended." for orphan in ended if not orphan.process.is_alive()]
 
 
 def tend(state: ServerState) -> str | None:
@@ -69,7 +72,19 @@ def end_engine(path: Path, state: ServerState | None) -> None:
 
 
 def stop(name: str) -> None:
+    """`end`, and nobody attaches to it or starts another one meanwhile.
+
+    Raises:
+        MagistralError: see `end` and `registry.lock`.
+    """
+    with registry.lock(name):
+        end(name)
+
+
+def end(name: str) -> None:
     """End a server of ours, or what a dead one has left, and wait until its processes are gone.
+
+    Whoever calls this holds the lock.
 
     Raises:
         MagistralError: it runs on another machine, or a process hangs in the system.
@@ -84,10 +99,15 @@ def stop(name: str) -> None:
     for process in supervisors:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, supervisor.ASKED)
+            os.kill(process.pid, signal.SIGCONT)  # or one that is stopped would hear nothing
     deadline = time.monotonic() + _STOP_SECONDS
     while any(process.is_alive() for process in supervisors) and time.monotonic() < deadline:
         reap()
         time.sleep(0.05)
+    for process in supervisors:
+        with contextlib.suppress(ProcessLookupError):
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
     end_engine(path, state)
     if stuck := [*(process.pid for process in supervisors if process.is_alive()), *orphans.groups(path)]:
         raise MagistralError(

@@ -126,6 +126,8 @@ def wished(models: HollowModels) -> Iterator[Planned]:
         ("no compiler, B200", replace(one("B200"), nvcc=False), small, Wishes()),
         ("all of the context", h100, small, long),
         ("all of the context, Ministral", h100, CATALOGUE["ministral-3b"], Wishes(context=262_144)),
+        ("sleepable", h100, small, Wishes(sleepable=True)),
+        ("sleepable on two GPUs", two, small, Wishes(sleepable=True, gpus=2)),
         ("raw flags", h100, small, Wishes(engine_args=("--seed", "3", "--enforce-eager"))),
     )
     for name, hardware, profile, wishes in rows:

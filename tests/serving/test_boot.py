@@ -38,7 +38,10 @@ def behave(checkpoint: Path, word: str):
 
 
 def processes(server) -> list[psutil.Process]:
-    state = server.state()
+    deadline = time.monotonic() + 10
+    while (state := server.state()).engine is None:  # its supervisor has begun, and is about to start it
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     return [psutil.Process(state.supervisor.pid), psutil.Process(state.engine.pid)]
 
 
@@ -311,7 +314,7 @@ def test_stopping_does_not_wait_for_a_first_question_that_nobody_answers(serve, 
     behave(checkpoint, "silent")
     server = serve(wait=False)
     deadline = time.monotonic() + 20
-    while server.state().stages[-1:] and server.state().stages[-1][0] != "Asking a first question":
+    while not any(stage == "Asking a first question" for stage, _ in server.state().stages):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     family, began = processes(server), time.monotonic()

@@ -252,6 +252,21 @@ def test_gpus_say_how_they_are_linked():
     assert chosen(plan, "tensor parallel").why.startswith("one of them is too small; over PCIe")
 
 
+def test_what_can_sleep_is_in_development_mode_and_says_what_that_opens():
+    plan = planned(wishes=Wishes(sleepable=True))
+    assert "--enable-sleep-mode" in plan.argv
+    assert dict(plan.environment)["VLLM_SERVER_DEV_MODE"] == "1"
+    assert chosen(plan, "sleep").value == "on a Unix socket, no port"
+    assert "opens doors without a key" in chosen(plan, "sleep").why
+
+
+@pytest.mark.parametrize("wishes", [Wishes(), Wishes(images=True), Wishes(speculative="ngram")])
+def test_development_mode_is_never_on_otherwise(wishes):
+    plan = planned(wishes=wishes)
+    assert "VLLM_SERVER_DEV_MODE" not in dict(plan.environment)
+    assert "--enable-sleep-mode" not in plan.argv
+
+
 def test_speculation():
     ngram = json.loads(flag(planned(wishes=Wishes(speculative="ngram")), "--speculative-config"))
     assert ngram == {"method": "ngram", "prompt_lookup_max": 4, "num_speculative_tokens": 5}

@@ -13,9 +13,11 @@ from planning import changes, check_plan, check_refusal, plan_on, refusal, told
 
 from magistral_nb.errors import PlanRefused
 from magistral_nb.serving.catalogue import CATALOGUE, RELEASES, find_profile
+from magistral_nb.serving.checks import check_wishes
 from magistral_nb.serving.engine import VLLM_VERSION
 from magistral_nb.serving.hardware import Gpu
 from magistral_nb.serving.planner import make_plan
+from magistral_nb.serving.refusal import Refusal
 from magistral_nb.serving.releases import releases
 from magistral_nb.serving.wishes import Wishes
 
@@ -224,6 +226,38 @@ def test_other_raw_flags_are_nobody_s_business():
 
 
 # Machines with a part missing
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (("--port", "8000"), r"Raw --port cannot work \(where it listens is decided here: --port is an option"),
+        (("--uds=/tmp/x",), r"Raw --uds cannot work"),
+        (("--headless", "--seed", "3"), r"Raw --headless cannot work"),
+        (("--ssl-keyfile", "k", "--ssl_certfile", "c"), r"Raw --ssl-keyfile and --ssl_certfile cannot work"),
+        (("--api-key", "mine"), r"a key does not belong into a command line.*one is made for it"),
+        (("--hf-token=hf_mine",), r"set HF_TOKEN instead"),
+    ],
+)
+def test_raw_flags_that_hide_a_server_or_show_a_key_are_refused(raw, words):
+    message = refusal(H100, "2509", Wishes(engine_args=raw))
+    assert re.search(words, message)
+    assert "mine" not in message
+    assert message.endswith(("leave it away.", "leave them away."))
+
+
+def test_what_is_left_of_raw_flags_without_these_can_be_served():
+    refused = Wishes(engine_args=("--headless", "--seed", "3", "--host", "0.0.0.0"))
+    with pytest.raises(Refusal) as caught:
+        check_wishes(RELEASES["2509"], refused)
+    assert caught.value.ways[0].wishes.engine_args == ("--seed", "3")
+
+
+def test_sleep_needs_a_gpu_and_a_vllm_that_listens_on_a_unix_socket():
+    sleepable = Wishes(sleepable=True)
+    assert refusal(MACHINES["no GPU"], "abacus", sleepable).endswith("holds no GPU's memory: leave --sleepable away.")
+    old = refusal(MACHINES["H100 80"], "2506", sleepable, version="0.10.0")
+    assert "--sleepable needs vLLM 0.10.2 or newer" in old
 
 
 def test_a_card_that_is_lost_is_told_where_it_is_missed():
