@@ -44,7 +44,6 @@ ANSWER = ["I counted", " to twelve."]
 
 
 class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
     behaviour = ""
     asleep = False
     word = Path()
@@ -89,7 +88,6 @@ class Handler(BaseHTTPRequestHandler):
     def stream(self, part):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         deltas = [{"reasoning": text} for text in THOUGHT] if part == "thought" else []
         deltas += [{"content": text} for text in ANSWER]
@@ -98,11 +96,9 @@ class Handler(BaseHTTPRequestHandler):
             self.piece({"choices": [{"index": 0, "delta": delta, "finish_reason": None, "token_ids": [count + 100]}]})
             time.sleep(0.04)
         self.piece({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-        self.wfile.write(b"0\r\n\r\n")
 
     def piece(self, body):
-        line = b"data: " + json.dumps(body).encode() + b"\n\n"
-        self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
+        self.wfile.write(b"data: " + json.dumps(body).encode() + b"\n\n")
 
     def die_after(self, count, part):
         how, _, number = self.behaviour.partition(" ")

@@ -28,6 +28,7 @@ _FIRST_PAUSE = 0.5  # seconds; each further pause is twice as long
 _UNREACHED_TRIES = 2
 _BUSY_TRIES = 5
 _BUSY = (429, 503)
+_TURNED_AWAY = (301, 302, 303, 307, 401, 403)  # by a hub: to its login page, or flatly
 _ON_A_HUB = re.compile(r"/user/.+/proxy/")  # how jupyter-server-proxy serves a port of somebody's machine
 _HUB_TOKENS = ("JUPYTERHUB_API_TOKEN", "JPY_API_TOKEN")  # the second is older hubs' name
 _HUB_ADDRESS = "JUPYTERHUB_PUBLIC_HUB_URL"  # newer hubs' own, where it is known to them
@@ -181,6 +182,13 @@ def explain(error: openai.OpenAIError, endpoint: Endpoint) -> AskFailed:
     import openai
 
     where = endpoint.base_url
+    status = error.status_code if isinstance(error, openai.APIStatusError) else 0
+    if status in _TURNED_AWAY and is_on_a_hub(endpoint):
+        # A hub's server token reaches its own user's servers only, unless the hub is told otherwise.
+        return Unauthorized(
+            f"{where} turned Jupyter's token or the key away: ask whoever runs the hub for access:servers to that "
+            "server, and set MAGISTRAL_NB_API_KEY to your key."
+        )
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
         return Unauthorized(
             f"{where} refused the key, or wants one: set MAGISTRAL_NB_API_KEY in the environment, then connect again."

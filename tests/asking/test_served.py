@@ -20,7 +20,7 @@ from magistral_nb.asking.endpoint import Question
 from magistral_nb.asking.events import Noted
 from magistral_nb.asking.running import Running
 from magistral_nb.asking.served import Served
-from magistral_nb.serving import supervisor
+from magistral_nb.serving import boot, hardware, supervisor
 
 pytestmark = pytest.mark.engine
 
@@ -61,6 +61,14 @@ def serve(fake_engine, checkpoint):
     yield call
     for server in magistral_nb.servers():
         server.stop()
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A simulated GPU, without which no plan lets a server sleep."""
+    real, card = boot.find_engine, hardware.Gpu("NVIDIA H100 80GB HBM3", 80 << 30, 80 << 30, (9, 0))
+    monkeypatch.setattr(boot, "find_engine", lambda *a, **k: replace(real(*a, **k), build="cuda"))
+    monkeypatch.setattr(hardware, "detect", lambda: hardware.Hardware("Linux", "x86_64", 8, gpus=(card,)))
 
 
 def kill(server):
@@ -285,7 +293,8 @@ def test_cancelling_ends_the_wait_at_once(serve, behave):
     wait_for(lambda: "magistral_nb stream" not in [thread.name for thread in threading.enumerate()], 1)
 
 
-def test_a_server_that_sleeps_comes_back_on_another_socket(serve, behave):
+@pytest.mark.usefixtures("gpu")
+def test_a_server_that_can_sleep_comes_back_on_another_socket(serve, behave):
     behave("once 0")
     server = serve(restart="on-failure", sleepable=True)
     before = server.base_url
@@ -295,6 +304,7 @@ def test_a_server_that_sleeps_comes_back_on_another_socket(serve, behave):
     assert server.base_url != before
 
 
+@pytest.mark.usefixtures("gpu")
 def test_a_sleeping_server_is_woken_by_a_question(serve):
     server = serve(sleepable=True)
     server.sleep()
