@@ -228,11 +228,12 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
         tending.end(name)  # the one to replace, or what a failed boot has left
         if port is not None:  # again, as the server to be replaced may have held it
             preflight.check_port(port)
+        log_path = registry.log_path_of(name)
         try:
-            log_path = log_file.fresh(registry.log_path_of(name))
+            log_file.fresh(log_path)
         except OSError as error:
             raise MagistralError(
-                f"{error.filename} cannot be written ({error.strerror}): make room, or set {HOME_VARIABLE} to a folder "
+                f"{log_path} cannot be written ({error.strerror}): make room, or set {HOME_VARIABLE} to a folder "
                 "on another disk."
             ) from error
         if prepared.terms.share is not None:

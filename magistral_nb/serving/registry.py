@@ -7,6 +7,7 @@ believed only where nobody else can have written it, and is never enough to end 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -212,9 +213,10 @@ def lock(name: str) -> Iterator[None]:
             "far it is."
         ) from None
     except (OSError, NotImplementedError) as error:
-        raise MagistralError(
-            f"{path} cannot be locked ({error}): set {paths.HOME_VARIABLE} to a folder on a local disk."
-        ) from error
+        if getattr(error, "errno", None) != errno.EROFS:  # where nothing can be written, nobody starts one either
+            raise MagistralError(
+                f"{path} cannot be locked ({error}): set {paths.HOME_VARIABLE} to a folder on a local disk."
+            ) from error
     try:
         yield
     finally:
@@ -322,5 +324,17 @@ def save(path: Path, state: ServerState) -> None:
 
 
 def forget(name: str) -> None:
-    """Remove the state file; the log stays, to be read."""
-    path_of(name).unlink(missing_ok=True)
+    """Remove the state file of a server that has ended; the log stays, to be read.
+
+    Raises:
+        MagistralError: it cannot be removed.
+    """
+    path = path_of(name)
+    try:
+        if os.path.lexists(path):  # or a read-only disk would refuse to remove nothing
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise MagistralError(
+            f"Server {name!r} has ended, but {path} cannot be removed ({error.strerror}): %magistral_stop {name} tries "
+            "again."
+        ) from error

@@ -85,9 +85,9 @@ class Supervisor:
         """The rest of a server's life whose supervisor has died."""
         self._listen()
         if self._state.engine is not None and self._state.base_url is not None:
+            self._write(supervisor=Process.of(os.getpid()))  # first, as nobody would ever know of this process
             self._engine = EngineGroup(self._state.engine)
             self._api = EngineApi(self._state.base_url, self._state.api_key)
-            self._write(supervisor=Process.of(os.getpid()))
             self._guarded(self._live)
 
     def _listen(self) -> None:
