@@ -20,7 +20,7 @@ def read_private(path: Path) -> str | None:
         MagistralError: it is no plain file of this user's alone, too long or no text.
     """
     try:
-        file = open(path, "rb", opener=_open)  # noqa: PTH123, SIM115 - Path.open takes no opener; closed below
+        file = open(path, "rb", opener=_open)  # noqa: SIM115 - Path.open takes no opener; closed below
     except FileNotFoundError:
         return None
     except OSError as error:
