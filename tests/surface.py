@@ -53,8 +53,8 @@ VERBS = (
     Verb("magistral_logs", "logs", ("Server.logs",), "logs"),
     Verb("magistral_sleep", "sleep", ("Server.sleep",)),
     Verb("magistral_wake", "wake", ("Server.wake",)),
-    Verb("magistral_share", "share", topic="a class"),
     Verb("magistral_stop", "stop", ("Server.stop",), "stopping"),
+    Verb("magistral_share", "share", topic="sharing"),
     Verb("magistral_doctor", "doctor", ("doctor",)),
     Verb("", "demo"),
     Verb("", "lab"),
@@ -66,21 +66,19 @@ NOT_A_KEYWORD = {
     ("serving", "--install"): "`install_engine()`",
     ("serving", "--plan"): "never shows",
     ("serving", "--yes"): "never asks",
-    ("a class", "--add"): "`sharing.key_ring.add()`",
-    ("a class", "--revoke"): "`sharing.key_ring.revoke()`",
-    ("a class", "--keys"): "`sharing.key_ring.load()`",
+    **{
+        ("serving", f"--share{name and '-'}{name.replace('_', '-')}"): f"`share=Share({name or 'students'}=…)`"
+        for name in ("", *(each.name for each in dataclasses.fields(Share) if each.name != "students"))
+    },
     ("asking", "-o"): "`answer = …`",
     ("asking", "--quiet"): "`views=`",  # Python shows nothing by itself
     ("asking", "--folded"): "`views=`",
     ("asking", "--model"): "`connect(url, model=…)`",  # of a server that is only named for this question
+    ("sharing", "--add"): "`sharing.key_ring.add()`",
+    ("sharing", "--revoke"): "`sharing.key_ring.revoke()`",
+    ("sharing", "--keys"): "`sharing.key_ring.load()`",
     ("stopping", "--all"): "a loop over `servers()`",
     ("stopping", "--orphans"): "`serving.orphans.end_orphans()`",
-}
-# Fields of Share, which is one keyword.
-NOT_A_KEYWORD |= {
-    ("serving", f"--share-{name.replace('_', '-')}"): f"`Share({name}=)`"
-    for name in (field.name for field in dataclasses.fields(Share))
-    if name != "students"
 }
 # Keywords that are no option: what to type instead.
 NOT_AN_OPTION = {
@@ -238,9 +236,8 @@ def option_rows(verb: Verb) -> list[tuple[str, str, str]]:
         where = "" if name in in_terminal else " (in a notebook)"
         where = where if name in in_notebook else " (in a terminal)"
         rows.append((option_cell(action), keyword, (action.help or "") + where))
-    if not verb.python:
-        return rows
-    others = [(NOT_AN_OPTION.get((verb.topic, keyword)), keyword) for keyword in keywords_of(verb.python[0])]
+    keywords = [keyword for name in verb.python[:1] for keyword in keywords_of(name)]
+    others = [(NOT_AN_OPTION.get((verb.topic, keyword)), keyword) for keyword in keywords]
     return rows + [(typed, f"`{name}=`", described(verb.python[0], name)) for typed, name in others if typed]
 
 

@@ -45,7 +45,8 @@ class KeyRing:
 
     def with_students(self, names: Iterable[str]) -> KeyRing:
         """With a new key for whoever has none."""
-        return KeyRing({name: secrets.token_urlsafe(_BYTES) for name in names} | self.keys)
+        new = {name: secrets.token_urlsafe(_BYTES) for name in names if name not in self.keys}
+        return KeyRing(self.keys | new)
 
     def without(self, name: str) -> KeyRing:
         """Without this student's key."""
