@@ -11,15 +11,14 @@ import errno
 import json
 import os
 import re
-import stat
 import tempfile
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from magistral_nb import paths
 from magistral_nb.errors import InvalidOption, MagistralError
 from magistral_nb.place import Place, Relation
+from magistral_nb.private_file import read_private, write_private
 from magistral_nb.processes import Process
 from magistral_nb.serving.diagnosis import Diagnosis
 from magistral_nb.serving.plan import Plan
@@ -27,10 +26,10 @@ from magistral_nb.serving.terms import Terms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _VERSION = 3
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_LARGEST = 2**20  # bytes; a state has a few thousand
 _SILENT_SECONDS = 120.0  # a supervisor gives a sign of life every BEAT_SECONDS; a shared disk shows it later
 _LOCK_SECONDS = 60.0
 BEAT_SECONDS = 15.0
@@ -249,7 +248,7 @@ def elsewhere() -> list[ServerState]:
     found = []
     for path in paths.of_all_nodes("*.json"):
         with contextlib.suppress(OSError, ValueError, RecursionError):
-            state = ServerState.from_json(_trusted(path))
+            state = ServerState.from_json(read_private(path))
             if not state.is_down and _relation(state, path) == "elsewhere":
                 found.append(state)
     return found
@@ -258,11 +257,9 @@ def elsewhere() -> list[ServerState]:
 def look(path: Path) -> ServerState | Unusable | None:
     """What is in this file, which may be another home's; None where there is none."""
     try:
-        state = ServerState.from_json(_trusted(path))
+        state = ServerState.from_json(read_private(path))
     except FileNotFoundError:
         return None
-    except OSError as error:
-        return Unusable(path, "it is a link" if path.is_symlink() else f"it cannot be read: {error.strerror}")
     except (ValueError, RecursionError) as error:
         return Unusable(path, str(error))
     if state.name != path.stem:
@@ -281,27 +278,6 @@ def _relation(state: ServerState, path: Path) -> Relation:
     return "here" if state.place == here else state.place.seen_from(here, beats=_beats(path))
 
 
-def _trusted(path: Path) -> str:
-    """The file's text, where nobody but its owner, who is asking, can have written it.
-
-    Raises:
-        OSError: it cannot be opened.
-        ValueError: it is not to be trusted; the message says why.
-    """
-    # Neither a link is followed nor a pipe waited for.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is no file")
-        if found.st_uid != os.getuid():
-            raise ValueError(f"it belongs to user {found.st_uid}")
-        if found.st_mode & 0o077:
-            raise ValueError("others may read or write it")
-        if found.st_size > _LARGEST:
-            raise ValueError("it is too large")
-        return file.read(_LARGEST).decode("utf-8")
-
-
 def _beats(path: Path) -> bool:
     """Whether a supervisor gave a sign of life lately, by the disk's own clock: other machines' may differ."""
     try:
@@ -312,15 +288,8 @@ def _beats(path: Path) -> bool:
 
 
 def save(path: Path, state: ServerState) -> None:
-    """Replace the state file as a whole; nobody ever reads half of one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # made 0600
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(state.to_json())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Replace the state file as a whole."""
+    write_private(path, state.to_json())
 
 
 def forget(name: str) -> None:

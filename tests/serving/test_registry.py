@@ -11,6 +11,7 @@ import pytest
 from serving.test_plan import H100, VLLM
 
 from magistral_nb import errors
+from magistral_nb.private_file import read_private
 from magistral_nb.processes import Process
 from magistral_nb.serving import registry, server
 from magistral_nb.serving.catalogue import RELEASES
@@ -76,7 +77,7 @@ def written(state, name="default", **changes):
         ('{"version": 99}', "another version of magistral_nb has written it"),
         ('{"version": 3, "name": "default"}', "it is incomplete"),
         ('{"version": 3, "colour": "red"}', "it has unknown fields, such as colour"),
-        ("\xff", "utf-8"),
+        ("\xff", "it is no text"),
         ("x" * 2**21, "it is too large"),
     ],
 )
@@ -112,7 +113,7 @@ def test_neither_links_nor_pipes_nor_folders_are_followed(state, tmp_path):
     assert registry.look(path).why == "it is no file", "and nobody waits for a writer"
     path.unlink()
     path.mkdir()
-    assert registry.look(path).why == "it cannot be read: Is a directory"
+    assert registry.look(path).why == "it is no file"
 
 
 def test_a_file_that_others_could_have_written_is_not_believed(state, monkeypatch):
@@ -122,7 +123,7 @@ def test_a_file_that_others_could_have_written_is_not_believed(state, monkeypatc
     path.chmod(0o600)
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(ValueError, match="it belongs to user"):
-        registry._trusted(path)
+        read_private(path)
 
 
 def test_a_copy_under_another_name_is_not_believed(state):

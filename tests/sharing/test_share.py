@@ -79,14 +79,26 @@ def test_names_are_read_as_they_are_written(names):
 def test_a_share_stands_in_the_state_file(tmp_path):
     share = Share(students=("ada", "zoë"), host="::1", port=8443, cert="/c.pem")
     state = state_of("http://127.0.0.1:1/v1", share)
-    registry.save(tmp_path / "s.json", state)
-    assert registry.read(tmp_path / "s.json") == state
+    registry.save(tmp_path / "default.json", state)
+    assert registry.read(tmp_path / "default.json") == state
     raw = json.loads(state.to_json())
-    del raw["share"]
-    assert registry.ServerState.from_json(json.dumps(raw)).share is None, "a file from before there was sharing"
-    raw["share"] = dataclasses.asdict(share) | {"per_student": 0}
+    raw["terms"]["share"]["per_student"] = 0
     with pytest.raises(ValueError, match="share-per-student is 0"):
         registry.ServerState.from_json(json.dumps(raw))
+
+
+@given(
+    st.builds(
+        Share,
+        students=st.lists(st.from_regex(r"[a-z]{1,5}", fullmatch=True), min_size=1, max_size=4, unique=True).map(tuple),
+        port=st.none() | st.integers(1, 2**16 - 1),
+        max_tokens=st.integers(1, 10**6),
+        per_student=st.integers(1, 9),
+    )
+    | st.integers(1, 40).map(lambda size: Share(students=students_of(str(size))))
+)
+def test_what_is_typed_for_a_share_makes_it_again(share):
+    assert Share.typed(options.serve_options("serve").parse_args(["abacus", *share.words()])) == share
 
 
 def test_a_report_is_read_as_it_was_written(tmp_path):
