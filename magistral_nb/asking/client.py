@@ -159,11 +159,18 @@ def pause_before_retry(error: openai.OpenAIError, tries: int) -> float | None:
         asked = retry_after(error)
         pause = pause if asked is None else asked
         return pause if pause <= _LONGEST_PAUSE else None
-    if isinstance(error, openai.APITimeoutError) and "Connect" not in type(error.__cause__).__name__:
+    if isinstance(error, openai.APITimeoutError) and not found_nobody(error):
         return None  # it took the question, and may be at work on it
     if isinstance(error, openai.APIConnectionError):
         return pause if tries < _UNREACHED_TRIES else None
     return None
+
+
+def found_nobody(error: openai.OpenAIError) -> bool:
+    """Whether there was not even a connection, so that nobody was asked."""
+    import openai
+
+    return isinstance(error, openai.APIConnectionError) and "Connect" in type(error.__cause__).__name__
 
 
 def retry_after(error: openai.APIStatusError) -> float | None:

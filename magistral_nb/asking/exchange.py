@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from magistral_nb.asking.client import client_for, explain, pause_before_retry
+from magistral_nb.asking.client import client_for, explain, found_nobody, pause_before_retry
 from magistral_nb.asking.events import Finished, Queued, Said, Thinking
 from magistral_nb.asking.pace import PAUSE_SECONDS, Pace
 from magistral_nb.asking.watchdog import Watchdog
@@ -52,7 +52,7 @@ class Exchange:
             body: of the request.
             begins: what the prompt has opened already, see Trace.
             at_once: hand each piece on when it comes, since somebody is going to cut; see Pace.
-            is_kept: somebody knows whether the server is up, so that a connection that fails is not tried again.
+            is_kept: somebody knows whether the server is up, so that where nobody listens it is not tried again.
         """
         self.due = 0.0
         self.step = endpoint.limits.silence
@@ -115,7 +115,7 @@ class Exchange:
                 yield from self._read(client)
             except openai.OpenAIError as error:
                 pause = pause_before_retry(error, tries)
-                if pause is None or (self._is_kept and isinstance(error, openai.APIConnectionError)):
+                if pause is None or (self._is_kept and found_nobody(error)):
                     raise explain(error, self._endpoint) from error
             else:
                 return

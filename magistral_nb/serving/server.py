@@ -81,7 +81,8 @@ class Server:
         if not self.is_ours:
             return _here.connected[self.name].endpoint
         state = self._state()
-        if state.status == "booting" and state.context is None:  # which it tells when it is ready
+        # Its context is what it told when it was ready; where its port is lost, the next one is known in a moment.
+        if state.status == "booting" and None in (state.context, state.base_url):
             stage = state.stages[-1][0].lower() if state.stages else "starting"
             raise ServerNotFound(
                 f"Server {self.name!r} is still booting ({stage}): %magistral_serve waits for it, "
