@@ -98,7 +98,7 @@ def serving(checkpoint, engine) -> str:
 def streams(kernel: Kernel, checkpoint, question: str) -> None:
     """Ask in a cell, and wait until the answer has come for a while."""
     kernel.begin(f"%%reason\n{question}")
-    until(lambda: (checkpoint / "sent").exists(), "the engine is asked", PATIENCE)
+    until((checkpoint / "sent").exists, "the engine is asked", PATIENCE)
     time.sleep(SETTLED + 0.5)
 
 
