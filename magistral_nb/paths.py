@@ -10,7 +10,7 @@ from pathlib import Path
 
 from magistral_nb.errors import MagistralError
 from magistral_nb.place import Place
-from magistral_nb.private_file import OTHERS
+from magistral_nb.private_file import HAS_OWNERS, OTHERS
 
 HOME_VARIABLE = "MAGISTRAL_NB_HOME"
 _APP = "magistral_nb"
@@ -71,6 +71,8 @@ def _private(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = folder.lstat()
+        if not HAS_OWNERS:
+            return folder
         if found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode) and found.st_mode & OTHERS:
             folder.chmod(stat.S_IRWXU)
             found = folder.lstat()

@@ -8,7 +8,11 @@ import stat
 import tempfile
 from pathlib import Path
 
+# On Windows a home is its owner's alone by inheritance, and there are no links that anybody may make, nor these flags.
+HAS_OWNERS = hasattr(os, "getuid")
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
+# Neither a link is followed nor a pipe waited for.
+_FLAGS = os.O_RDONLY | (os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC if HAS_OWNERS else 0)
 _MOST_BYTES = 2**20  # a state has a few thousand, and a class of a thousand 0.3 MB
 
 
@@ -24,8 +28,7 @@ def read_private(path: Path) -> str:
         Untrusted: it is not to be believed.
     """
     try:
-        # Neither a link is followed nor a pipe waited for.
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, _FLAGS)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -60,6 +63,8 @@ def _doubt(found: os.stat_result) -> str:
     """Why it is not to be believed; empty where it is."""
     if not stat.S_ISREG(found.st_mode):
         return "it is no file"
+    if not HAS_OWNERS:
+        return ""
     if found.st_uid != os.getuid():
         return f"it belongs to user {found.st_uid}"
     return "others may read or write it" if found.st_mode & OTHERS else ""

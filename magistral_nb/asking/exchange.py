@@ -195,6 +195,8 @@ def _has_more(source: socket.socket | None) -> bool:
     """Whether bytes have arrived that nobody has read: then this reader lags behind and must not rest."""
     if source is None:
         return False
+    if not hasattr(select, "poll"):  # on Windows, whose select takes any socket; elsewhere it stops at 1,024
+        return bool(select.select([source], [], [], 0)[0])
     poll = select.poll()
     poll.register(source, select.POLLIN)
     return bool(poll.poll(0))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,6 +155,8 @@ def _running() -> Iterator[tuple[Process, dict[str, str]]]:
     """This user's processes and their environments, as these were when the process began."""
     import psutil
 
+    if sys.platform != "linux":  # where no engine of ours runs
+        return
     for each in psutil.process_iter():
         if environment := _environment(each):
             with contextlib.suppress(psutil.Error):
