@@ -30,6 +30,7 @@ _BUSY_TRIES = 5
 _BUSY = (429, 503)
 _TURNED_AWAY = (301, 302, 303, 307, 401, 403)  # by a hub: to its login page, or flatly
 _ON_A_HUB = re.compile(r"/user/.+/proxy/")  # how jupyter-server-proxy serves a port of somebody's machine
+HUB_VARIABLE = "MAGISTRAL_NB_HUB_TOKEN"
 _HUB_TOKENS = ("JUPYTERHUB_API_TOKEN", "JPY_API_TOKEN")  # the second is older hubs' name
 _HUB_ADDRESS = "JUPYTERHUB_PUBLIC_HUB_URL"  # newer hubs' own, where it is known to them
 
@@ -92,17 +93,21 @@ def _new_client(endpoint: Endpoint) -> openai.OpenAI:
 
 
 def is_on_a_hub(endpoint: Endpoint) -> bool:
-    """Whether it is reached through this notebook's JupyterHub, which wants its own token before anything else.
+    """Whether it is reached through a JupyterHub, which wants a token of its own before anything else."""
+    return _hub_token(endpoint) is not None
 
-    Example:
-        >>> os.environ["JUPYTERHUB_API_TOKEN"] = "t"  # doctest: +SKIP
-        >>> is_on_a_hub(Endpoint("https://hub.example/user/ada/proxy/8000/v1", "m"))  # doctest: +SKIP
-        True
-    """
-    if not _ON_A_HUB.search(urlsplit(endpoint.base_url).path) or not any(map(os.environ.get, _HUB_TOKENS)):
-        return False
+
+def _hub_token(endpoint: Endpoint) -> str | None:
+    """A hub's token: one that was meant for such servers, or this notebook's own, for its own hub alone."""
+    parts = urlsplit(endpoint.base_url)
+    if not _ON_A_HUB.search(parts.path):
+        return None
+    if meant := os.environ.get(HUB_VARIABLE, "").strip():
+        return meant
     hub = urlsplit(os.environ.get(_HUB_ADDRESS, "")).hostname
-    return _is_local(endpoint) or hub in (None, urlsplit(endpoint.base_url).hostname)
+    if not _is_local(endpoint) and hub != parts.hostname:  # an address that somebody has handed out may be anybody's
+        return None
+    return next(filter(None, map(os.environ.get, _HUB_TOKENS)), None)
 
 
 def _is_local(endpoint: Endpoint) -> bool:
@@ -116,7 +121,7 @@ def _signed(endpoint: Endpoint) -> Callable[[Any], Any]:
     """
 
     def sign(request: Any) -> Any:
-        request.headers["Authorization"] = f"token {next(filter(None, map(os.environ.get, _HUB_TOKENS)))}"
+        request.headers["Authorization"] = f"token {_hub_token(endpoint)}"
         if endpoint.api_key is not None:
             request.headers["X-API-Key"] = endpoint.api_key
         return request

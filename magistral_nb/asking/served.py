@@ -72,7 +72,7 @@ class Served:
 
     def _after(self, error: AskFailed, stopped: Event) -> ServerState | None:
         """The state after this failure; None where it tells of no restart."""
-        if self.asked.restart != "on-failure" or not self._may_have_died(error):
+        if self.asked.terms.restart != "on-failure" or not self._may_have_died(error):
             return None
         state = self._settled(_DYING_SECONDS, stopped)
         return None if state is None or (state.status == "ready" and self._is_as_before(state)) else state
@@ -89,7 +89,7 @@ class Served:
             return ending.restarting(state)
         if not self._api().has_lost_its_engine():
             return None
-        return ending.restarting(state) if state.restart == "on-failure" else ending.ending(state)
+        return ending.restarting(state) if state.terms.restart == "on-failure" else ending.ending(state)
 
     def _may_have_died(self, error: AskFailed) -> bool:
         """Whether that may be why a question failed; a refusal by a server that is well is a refusal."""

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 from magistral_nb.asking.endpoint import SHARED, UNIX, Endpoint, Limits, Sampling
 from magistral_nb.errors import InvalidOption, NameTaken, UnknownModel
 from magistral_nb.serving import catalogue, checkpoint, registry
-from magistral_nb.serving.server import Server, adopt, check_price
+from magistral_nb.serving.server import Server, adopt
+from magistral_nb.serving.terms import check_price
 
 if TYPE_CHECKING:
     from magistral_nb.asking.probe import Found, Model

@@ -35,7 +35,7 @@ class KeptProxy:
 
     @property
     def process(self) -> Process | None:
-        """The one that runs now, or ran last."""
+        """The one that runs, as far as was seen."""
         return None if self._group is None else self._group.process
 
     def tend(self, path: Path, state: ServerState, now: float) -> None:
@@ -46,11 +46,13 @@ class KeptProxy:
             state: what is in it.
             now: seconds, of a clock that does not go back.
         """
-        if state.share is None or (self._group is not None and not self._group.has_ended()):
+        if state.terms.share is None:
             return
         if self._group is not None:
+            if not self._group.has_ended():
+                return
             self._pause = _FIRST_PAUSE if now - self._begun > _WELL_SECONDS else min(2 * self._pause, _LONGEST_PAUSE)
-            self._due = self._begun + self._pause
+            self._due, self._group = self._begun + self._pause, None
         if now >= self._due:
             own = {name: value for name, value in os.environ.items() if name != SUPERVISES}
             argv = [sys.executable, "-P", "-m", _MODULE, str(path)]

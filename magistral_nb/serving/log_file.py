@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 10_000_000  # of a log; as much again is kept of what was before
 _BLOCK = 2**20
+_TRIED = 2**16  # bytes; a state has a few thousand
 
 
 def fresh(path: Path) -> Path:
@@ -21,6 +22,8 @@ def fresh(path: Path) -> Path:
     if path.exists():
         path.replace(_before(path))
     path.touch(mode=0o600)
+    path.write_bytes(bytes(_TRIED))  # an empty file fits on a full disk
+    os.truncate(path, 0)
     return path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -100,7 +99,7 @@ class Server:
             system_prompt=state.system_prompt,
             sampling=state.plan.sampling,
             can=replace(VLLM, sleeps=state.plan.wishes.sleepable),
-            price_per_hour=_here.prices.get((self.name, state.created), state.price_per_hour),
+            price_per_hour=_here.prices.get((self.name, state.created), state.terms.price_per_hour),
         )
 
     @property
@@ -321,16 +320,6 @@ def adopt(endpoint: Endpoint, survey: Survey) -> Server:
     _here.connected[endpoint.server] = _Connected(endpoint, survey)
     _here.last = endpoint.server
     return Server(endpoint.server)
-
-
-def check_price(price_per_hour: float | None) -> None:
-    """Refuse what is no price.
-
-    Raises:
-        InvalidOption: it is not above 0, or no number.
-    """
-    if price_per_hour is not None and not (math.isfinite(price_per_hour) and price_per_hour > 0):
-        raise InvalidOption(f"price_per_hour is {price_per_hour}, but it is a number above 0: try 2.5.")
 
 
 def _not_found(name: str) -> str:

@@ -35,6 +35,7 @@ from magistral_nb.serving.launch import HOST, EngineGroup, engine_environment, f
 from magistral_nb.serving.masking import masked
 from magistral_nb.serving.metrics import Metrics, parse
 from magistral_nb.serving.orphans import engine_processes, groups, marked
+from magistral_nb.serving.terms import MOST_RESTARTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from magistral_nb.serving.registry import ServerState
 
 ASKED = signal.SIGINT  # a person's wish to end the server; SIGTERM is the system's
-MOST_RESTARTS = 3
 _PAUSES = (1.0, 4.0, 16.0)  # seconds before each of them
 _WELL_SECONDS = 600.0  # of being ready, after which earlier restarts no longer count
 _PORTS = 3  # how many are tried where one is taken in between
@@ -85,9 +85,9 @@ class Supervisor:
         """The rest of a server's life whose supervisor has died."""
         self._listen()
         if self._state.engine is not None and self._state.base_url is not None:
+            self._write(supervisor=Process.of(os.getpid()))  # first, as nobody would ever know of this process
             self._engine = EngineGroup(self._state.engine)
             self._api = EngineApi(self._state.base_url, self._state.api_key)
-            self._write(supervisor=Process.of(os.getpid()))
             self._guarded(self._live)
 
     def _listen(self) -> None:
@@ -242,7 +242,7 @@ class Supervisor:
         if self._engine is None:
             return
         ready = beaten = looked = time.monotonic()
-        limit = self._state.idle_stop
+        limit = self._state.terms.idle_stop
         idleness = Idleness(ready)
         while not self._engine.has_ended() and not self._stop.wait(_TICK_SECONDS):
             now = time.monotonic()
@@ -288,7 +288,7 @@ class Supervisor:
 
     def _may_restart(self) -> bool:
         was_ready = self._state.status == "ready" or self._state.restarts > 0
-        return self._state.restart == "on-failure" and was_ready and self._state.restarts < MOST_RESTARTS
+        return self._state.terms.restart == "on-failure" and was_ready and self._state.restarts < MOST_RESTARTS
 
     def _wait_for_restart(self, how: str, found: Diagnosis | None) -> None:
         pause, restarts = _PAUSES[self._state.restarts], self._state.restarts + 1

@@ -46,10 +46,14 @@ def tend(state: ServerState) -> str | None:
         if now is None or not _is_left(now):  # another notebook was faster
             return None
         if now.seen().status == "ready":
-            start_supervisor(now, adopt=True)
+            try:
+                start_supervisor(now, adopt=True)
+            except MagistralError as error:
+                return f"Server {now.name!r} has lost its supervisor, and has no new one: {error}"
             return f"Server {now.name!r} had lost its supervisor and has a new one: it goes on."
         end_engine(registry.path_of(now.name), now)
-        registry.save(registry.path_of(now.name), now.seen())
+        with contextlib.suppress(OSError):  # who looks at its processes sees the same
+            registry.save(registry.path_of(now.name), now.seen())
         return f"Server {now.name!r} had lost its supervisor: what was left of it has ended."
 
 
@@ -126,7 +130,13 @@ def start_supervisor(state: ServerState, *, adopt: bool = False) -> None:
         BootFailed: it did not start.
     """
     path = registry.path_of(state.name)
-    with Path(state.log_path).open("ab") as log:
+    try:
+        log = Path(state.log_path).open("ab")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise BootFailed(
+            f"{state.log_path} cannot be written ({error.strerror}): make room, then try again."
+        ) from error
+    with log:
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", supervisor.__name__, str(path)],
             stdin=subprocess.PIPE,
@@ -147,6 +157,9 @@ def start_supervisor(state: ServerState, *, adopt: bool = False) -> None:
             return
         time.sleep(0.02)
     child.kill()
+    child.wait()
+    if not adopt:
+        end_engine(path, state)  # it may have come so far
     raise BootFailed(f"The supervisor of {state.name!r} did not start: {state.log_path} says why.")
 
 

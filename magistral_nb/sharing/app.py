@@ -41,6 +41,7 @@ _PLACE_SECONDS = 5.0  # between two words to one who waits
 _WRONG_KEYS = 60.0  # a minute, of all students together
 _WRONG_SECONDS = 0.5  # that each of them takes
 _NO_KEY = ("", "none")  # the second is what our own client sends where it has none
+_BYTES_A_TOKEN = 16  # of text, which few tokens have
 _TEMPLATE_TOKENS = 1024  # that a chat template may add, as a system prompt of its own
 
 
@@ -189,10 +190,12 @@ class App:
         size = asked.size + _TEMPLATE_TOKENS
         if size <= share.prompt_tokens and size + wished <= context:
             return wished
-        tokens = None if asked.size > _MOST_BYTES_A_TOKEN * share.prompt_tokens else await self._upstream.count(asked)
-        if tokens is None:
-            tokens = asked.size // _MOST_BYTES_A_TOKEN
         most = min(share.prompt_tokens, context - 1)
+        if asked.size > _BYTES_A_TOKEN * most:  # not worth counting
+            raise Refused(400, f"The prompt is far longer than the {most:,} tokens that it may have here: shorten it.")
+        tokens = await self._upstream.count(asked)
+        if tokens is None:
+            return wished  # and the server says whether it fits
         if tokens > most:
             raise Refused(400, f"The prompt has {tokens:,} tokens, and may have {most:,} here: shorten it.")
         return min(wished, context - tokens)
@@ -228,9 +231,6 @@ class App:
             flown = (time.monotonic() - began) * self._room.share.tokens_per_minute / 60
             self._room.charge(job, min(most, flown) if tokens is None else tokens)
         await reply.whole(body)
-
-
-_MOST_BYTES_A_TOKEN = 16  # of text; a longer prompt than that is not worth counting
 
 
 def _context(state: ServerState) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from magistral_nb.errors import InvalidOption, MagistralError
-from magistral_nb.sharing.private_file import read_private, write_private
+from magistral_nb.private_file import read_private, write_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -45,7 +45,8 @@ class KeyRing:
 
     def with_students(self, names: Iterable[str]) -> KeyRing:
         """With a new key for whoever has none."""
-        return KeyRing({name: secrets.token_urlsafe(_BYTES) for name in names} | self.keys)
+        new = {name: secrets.token_urlsafe(_BYTES) for name in names if name not in self.keys}
+        return KeyRing(self.keys | new)
 
     def without(self, name: str) -> KeyRing:
         """Without this student's key."""
@@ -85,13 +86,14 @@ def load(path: Path) -> KeyRing:
     Raises:
         MagistralError: it is not this user's alone, or holds no keys.
     """
-    text = read_private(path)
-    if text is None:
-        return KeyRing({})
     try:
-        return KeyRing.from_json(text)
+        return KeyRing.from_json(read_private(path))
+    except FileNotFoundError:
+        return KeyRing({})
     except ValueError as error:
-        raise MagistralError(f"{path} holds no keys ({error}): remove it, and %magistral_share --add NAMES.") from error
+        raise MagistralError(
+            f"{path} is not to be believed ({error}): remove it, then %magistral_share --add NAMES."
+        ) from error
 
 
 def add(path: Path, names: Iterable[str]) -> KeyRing:

@@ -55,22 +55,20 @@ class Proxy:
             MagistralError: there is no state, nothing is shared, nobody can listen there, or the certificate is none.
         """
         state = registry.read(path)
-        if state is None or state.share is None:
+        share = None if state is None else state.terms.share
+        if state is None or share is None:
             raise MagistralError(f"{path} is no state of a server that is shared.")
         self._state_path, self._report_path = path, usage.path_of(path)
         before = usage.load(self._report_path)
         self._upstream = Upstream(path)
         self._keys = Watched(key_ring.path_of(path), _readable)
-        self._room = Room(state.share, state.share.seats(state.plan.argv), before.students if before else {})
-        self._server = uvicorn.Server(_config(App(self._room, self._upstream, self._keys), state.share))
-        self._socket = _listen(state.share, before)
-        self._told = Report(
-            Process.of(os.getpid()),
-            state.share.host,
-            self._socket.getsockname()[1],
-            state.share.has_tls,
-            self._room.seats,
-        )
+        self._room = Room(share, share.seats(state.plan.argv), before.students if before else {})
+        self._server = uvicorn.Server(_config(App(self._room, self._upstream, self._keys), share))
+        self._socket = _listen(share, before)
+        port = self._socket.getsockname()[1]
+        me = Process.of(os.getpid())
+        self._about = Report(me, share.host, port, share.has_tls, self._room.seats)
+        self._told: Report | None = None
 
     async def run(self) -> None:
         """Serve until told to end."""
@@ -103,8 +101,8 @@ class Proxy:
 
     async def _report(self) -> None:
         """Write the report, where it says anything new."""
-        report = dataclasses.replace(self._told, students=copy.deepcopy(self._room.usage))
-        if report != self._told or not self._report_path.exists():
+        report = dataclasses.replace(self._about, students=copy.deepcopy(self._room.usage))
+        if report != self._told:
             self._told = report
             with contextlib.suppress(OSError):  # a full disk loses counts, and no answer
                 await asyncio.to_thread(usage.save, self._report_path, report)
@@ -148,7 +146,9 @@ def _listen(share: Share, before: Report | None) -> socket.socket:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol named, since asyncio sends small pieces at once (TCP_NODELAY) only where it is.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))

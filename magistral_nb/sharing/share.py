@@ -103,6 +103,22 @@ class Share:
                 given[name] = str(Path(given[name]).expanduser().absolute())
         return Share(students=students_of(chosen.share), **given)
 
+    def words(self) -> list[str]:
+        """What would have to be typed behind %magistral_serve to share like this.
+
+        Example:
+            >>> Share(students=students_of("30"), max_tokens=4096).words(), Share(students=("ada",)).words()
+            (['--share', '30', '--share-max-tokens', '4096'], ['--share', 'ada,'])
+        """
+        size = len(self.students)
+        numbered = self.students == tuple(f"student-{each:02d}" for each in range(1, size + 1))
+        words = ["--share", str(size) if numbered else ",".join(self.students) + "," * (size == 1)]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "students" and value != field.default:
+                words += [_option(field.name), str(value)]
+        return words
+
     @property
     def has_tls(self) -> bool:
         """Whether what goes over the network is encrypted."""

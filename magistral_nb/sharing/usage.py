@@ -6,9 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from magistral_nb.errors import MagistralError
+from magistral_nb.private_file import read_private, write_private
 from magistral_nb.processes import Process
-from magistral_nb.sharing.private_file import read_private, write_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,9 +97,8 @@ def path_of(state: Path) -> Path:
 def load(path: Path) -> Report | None:
     """The report in this file; None where there is none that can be trusted and read."""
     try:
-        text = read_private(path)
-        return None if text is None else Report.from_json(text)
-    except (MagistralError, ValueError):
+        return Report.from_json(read_private(path))
+    except (FileNotFoundError, ValueError):
         return None
 
 

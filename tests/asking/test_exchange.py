@@ -61,9 +61,9 @@ def test_a_busy_server_is_not_asked_for_ever(stand_in, server, pauses):
     assert len(stand_in.requests) == 6
 
 
-@pytest.mark.parametrize("said", ["7", "7.0", email.utils.formatdate(time.time() + 7.5, usegmt=True)])
+@pytest.mark.parametrize("said", ["7", "7.0", "a date"])
 def test_it_is_asked_again_when_it_says(stand_in, server, pauses, said):
-    if "," in said:
+    if said == "a date":
         said = email.utils.formatdate(time.time() + 7.5, usegmt=True)
     stand_in.enqueue(refuse(429, "slow down", {"Retry-After": said}), deltas(GOOD))
     assert magistral_nb.reason("2+2?").text == "4"

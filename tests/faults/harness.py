@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from magistral_nb import Answer, Server
 
 PATIENCE = 20.0  # seconds in which what a fault has left must be gone
+_WRITING = 1.0  # seconds for which a state may be half written
 SETTLED = 1.5  # seconds after which what was streamed is in the journal, whoever is killed; it commits twice a second
 
 
@@ -87,9 +88,7 @@ def _stat(pid: int) -> str:
 
 def running() -> Iterator[int]:
     """Every process of the machine."""
-    yield from (
-        int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and is_running(int(entry.name))
-    )
+    yield from filter(is_running, (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()))
 
 
 class Asking:
@@ -106,7 +105,7 @@ class Asking:
     def _ask(self, server: Server, how: Any) -> None:
         try:
             self.answer = server.reason(self.question, views=[self], **how)
-        except BaseException as error:  # looked at by whoever waits
+        except BaseException as error:  # noqa: BLE001 - looked at by whoever waits
             self.error = error
 
     def update(self, events, _progress) -> None:
@@ -131,6 +130,7 @@ class Room:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.asked: list[Asking] = []
+        self.strangers: set[int] = set()  # whose numbers a forged state may tell
         self._ports: dict[int, str] = {}
         self._groups: set[int] = set()
 
@@ -148,7 +148,9 @@ class Room:
                 states.append(state)
                 if state.base_url and state.base_url.startswith("http:"):
                     self._ports[int(state.base_url.rpartition(":")[2].removesuffix("/v1"))] = state.name
-                self._groups |= {process.pid for process in (state.engine, state.supervisor) if process}
+                self._groups |= {
+                    process.pid for process in (state.engine, state.supervisor) if process
+                } - self.strangers
         return states
 
     def ours(self) -> set[int]:
@@ -166,16 +168,20 @@ class Room:
             if state.supervisor is None or state.supervisor.pid not in kept
         ]
         groups = {state.engine.pid for state in up if state.engine is not None}
-        for pid in sorted(self.ours() - kept):
-            if group_of(pid) not in groups and is_running(pid):
-                lines.append(f"process {pid} ({_command(pid)}) belongs to no server")
+        lines += [
+            f"process {pid} ({_command(pid)}) belongs to no server"
+            for pid in sorted(self.ours() - kept)
+            if group_of(pid) not in groups and is_running(pid)
+        ]
         listening = {state.base_url for state in up}
-        for port, name in self._ports.items():
-            if f"http://127.0.0.1:{port}/v1" not in listening and is_listened_on(port):
-                lines.append(f"port {port} of server {name!r} is still listened on")
-        for path in paths.sockets().glob("*.sock"):
-            if f"unix:{path}" not in listening:
-                lines.append(f"socket {path} is left")
+        lines += [
+            f"port {port} of server {name!r} is still listened on"
+            for port, name in self._ports.items()
+            if f"http://127.0.0.1:{port}/v1" not in listening and is_listened_on(port)
+        ]
+        lines += [
+            f"socket {path} is left" for path in paths.sockets().glob("*.sock") if f"unix:{path}" not in listening
+        ]
         return lines + self._bad_files() + self._lost_answers()
 
     def check(self, patience: float = PATIENCE) -> None:
@@ -200,20 +206,13 @@ class Room:
         return sorted(path for path in folder.glob("*/*.json") if not path.is_symlink() and path.is_file())
 
     def _bad_files(self) -> list[str]:
-        lines = []
         folder = self.home / "data" / "servers"
-        for path in sorted(folder.glob("*/*.json")):
-            if isinstance(found := registry.look(path), registry.Unusable) and not found.elsewhere:
-                lines.append(f"state {path.name} cannot be used: {found.why}")
-        for path in sorted(folder.glob("*/.*.json.*")):
-            if time.time() - path.lstat().st_mtime > 1:  # one that is being written is there for a moment
-                lines.append(f"half a state is left: {path.name}")
-        for path in sorted(folder.glob("*/*.lock")):
-            try:
-                FileLock(path, timeout=0).acquire().lock.release()
-            except Timeout:
-                lines.append(f"lock {path.name} is held")
-        return lines
+        found = map(registry.look, sorted(folder.glob("*/*.json")))
+        bad = [each for each in found if isinstance(each, registry.Unusable) and not each.elsewhere]
+        lines = [f"state {each.path.name} cannot be used: {each.why}" for each in bad]
+        halves = [path for path in folder.glob("*/.*.json.*") if time.time() - path.lstat().st_mtime > _WRITING]
+        lines += [f"half a state is left: {path.name}" for path in halves]
+        return lines + [f"lock {path.name} is held" for path in folder.glob("*/*.lock") if _is_held(path)]
 
     def _lost_answers(self) -> list[str]:
         """Of this process's questions: what was shown is in the Answer, and the Answer in the journal."""
@@ -225,6 +224,14 @@ class Room:
                 if _kept(answer.id) != answer:
                     lines.append(f"{asking.question!r}: the Answer is not in the journal")
         return lines
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        FileLock(path, timeout=0).acquire().lock.release()
+    except Timeout:
+        return True
+    return False
 
 
 def _kept(answer_id: str) -> Answer | None:

@@ -41,7 +41,7 @@ class Talker(fake_engine.Handler):
     lock = threading.Lock()
     running = generated = 0
 
-    def do_GET(self):
+    def do_GET(self):  # noqa: N802 - http.server's name
         if self.path != "/metrics":
             super().do_GET()
         elif self.behaviour == "unmeasured":
@@ -53,7 +53,7 @@ class Talker(fake_engine.Handler):
             self.end_headers()
             self.wfile.write(page)
 
-    def do_POST(self):
+    def do_POST(self):  # noqa: N802 - http.server's name
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.rfile = io.BytesIO(body)  # to be read a second time
         asked = json.loads(body)
@@ -69,7 +69,7 @@ class Talker(fake_engine.Handler):
         with Talker.lock:
             Talker.running += 1
         try:
-            self.stream(question, int((question.split() + ["-1"])[1]))
+            self.stream(question, int([*question.split(), "-1"][1]))
         except OSError:
             pass  # the client has gone
         finally:

@@ -154,6 +154,16 @@ def test_a_supervisor_that_does_not_listen_is_killed(serve, room, monkeypatch):
         assert deaf.wait(5) == -signal.SIGKILL
 
 
+def test_a_supervisor_that_starts_too_slowly_leaves_no_engine(serve, room, monkeypatch):
+    """As on a cold disk: here whoever waits does not see that it has begun."""
+    monkeypatch.setattr(tending, "_SUPERVISOR_SECONDS", 2.0)
+    monkeypatch.setattr(tending, "_is_owned_by", lambda *_: bool(room.note()) and False)
+    with pytest.raises(errors.BootFailed, match="did not start"):
+        serve()
+    assert room._groups, "an engine was started"
+    assert room.ours() == set()
+
+
 def test_a_terminal_that_closes_does_not_end_it(serve):
     server = serve()
     send(signal.SIGHUP, supervisor_of(server))

@@ -6,6 +6,7 @@ wall clock, and at moments that a seed has drawn.
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from faults.harness import engine_of, is_running, until
 
 import magistral_nb
-from magistral_nb import errors
+from magistral_nb import errors, paths
 from magistral_nb.serving import registry
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.engine
 
 KERNEL = """
+import os
 import sys
 import magistral_nb
-model, engine = sys.argv[1:]
 magistral_nb.servers()
 from time import sleep
 from magistral_nb import serve
@@ -45,9 +46,9 @@ for line in sys.stdin:
 class Kernels:
     """Processes that have everything imported and wait for a line to do."""
 
-    def __init__(self, count: int, model: str, engine: str) -> None:
-        command = [sys.executable, "-c", KERNEL, model, engine]
+    def __init__(self, count: int) -> None:
         pipe = subprocess.PIPE
+        command = [sys.executable, "-c", KERNEL]
         self._all = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(count)]
         for each in self._all:
             assert each.stdout.readline() == "ready\n"
@@ -69,11 +70,21 @@ class Kernels:
 SERVE = "serve(model, engine=engine{}).state().engine"
 
 
-@pytest.fixture
-def kernels(room, engine, checkpoint) -> Iterator[Kernels]:
-    found = Kernels(4, str(checkpoint), engine)
+@pytest.fixture(scope="module")
+def started() -> Iterator[Kernels]:
+    """Importing takes longer than what they do."""
+    found = Kernels(4)
     yield found
     found.end()
+
+
+@pytest.fixture
+def kernels(started, room, engine, checkpoint) -> Kernels:
+    """The kernels in this test's home."""
+    names = (paths.HOME_VARIABLE, "XDG_RUNTIME_DIR")
+    home = f"os.environ.update({ {name: os.environ[name] for name in names}!r})"
+    started.do(*[f"{home}, globals().update(model={str(checkpoint)!r}, engine={engine!r})"] * 4)
+    return started
 
 
 def test_one_name_ends_with_one_server_and_a_handle_for_each(kernels, room):
@@ -114,7 +125,7 @@ def test_a_serve_while_another_stops_waits_for_that_and_boots_anew(kernels, beha
 
 def test_a_serve_at_any_moment_of_a_stop_ends_with_a_server_or_without(kernels, room):
     draw = random.Random(6)
-    for _ in range(4):
+    for _ in range(3):
         kernels.do(SERVE.format(""))
         told = kernels.do("magistral_nb.Server().stop()", f"(sleep({draw.uniform(0, 0.5)}), {SERVE.format('')})[1]")
         assert told[0] == "None"
@@ -145,7 +156,7 @@ def test_a_stop_while_it_boots_ends_it(serve, behave, room):
 
 def test_stops_at_every_moment_of_a_boot_leave_nothing(serve, room):
     draw = random.Random(7)
-    for _ in range(6):
+    for _ in range(4):
         server = serve(wait=False)
         time.sleep(draw.uniform(0, 0.8))
         server.stop()
@@ -154,7 +165,7 @@ def test_stops_at_every_moment_of_a_boot_leave_nothing(serve, room):
 
 
 def test_two_stops_at_once_are_one(kernels, room):
-    for _ in range(3):
+    for _ in range(2):
         kernels.do(SERVE.format(""))
         told = kernels.do(*["magistral_nb.Server().stop()"] * 4)
         assert "None" in told
@@ -175,7 +186,7 @@ def test_a_stop_that_lasts_ends_no_later_server_of_the_name(kernels, behave, roo
 
 
 def test_a_replace_while_another_attaches_leaves_one(kernels, room):
-    for _ in range(3):
+    for _ in range(2):
         kernels.do(SERVE.format(""))
         told = kernels.do(SERVE.format(", context=512, replace=True"), SERVE.format(""))
         assert told[0].startswith("Process("), told

@@ -101,7 +101,7 @@ def test_another_price_is_no_other_plan(serve, fake_engine, checkpoint):
     assert serve().endpoint.price_per_hour == 2.5
     assert serve(price_per_hour=3).endpoint.price_per_hour == 3
     assert server.endpoint.price_per_hour == 3
-    assert server.state().price_per_hour == 2.5, "for other processes"
+    assert server.state().terms.price_per_hour == 2.5, "for other processes"
 
 
 @pytest.mark.parametrize("price", [0, -1, float("nan"), float("inf")])

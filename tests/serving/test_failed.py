@@ -7,8 +7,9 @@ from machines import one
 from planning import plan_on
 
 from magistral_nb.serving.diagnosis import Diagnosis
+from magistral_nb.serving.ending import boot_failure
 from magistral_nb.serving.registry import ServerState
-from magistral_nb.serving.server import _failure
+from magistral_nb.serving.terms import Terms
 from magistral_nb.serving.wishes import Wishes
 
 
@@ -20,11 +21,17 @@ def told(*changes, raw=(), **state):
         | {"diagnosis": found}
         | state
     )
-    return _failure(failed)
+    return boot_failure(failed)
 
 
 def test_the_line_is_the_typed_one_with_name_engine_port_price_and_raw_flags():
-    text = told(("--context", "4096"), raw=("--seed", "3"), wished_engine="here", wished_port=8000, price_per_hour=2.5)
+    text = told(
+        ("--context", "4096"),
+        raw=("--seed", "3"),
+        wished_engine="here",
+        wished_port=8000,
+        terms=Terms(price_per_hour=2.5),
+    )
     line = "%magistral_serve 2509 --name b --engine here --port 8000 --price-per-hour 2.5 --context 4096 -- --seed 3"
     assert f"To try that: {line}\n" in text
 
