@@ -74,20 +74,22 @@ class Served:
         """The state after this failure; None where it tells of no restart."""
         if self.asked.terms.restart != "on-failure" or not self._may_have_died(error):
             return None
-        state = self._settled(_DYING_SECONDS, stopped)
+        state = self._settled(time.monotonic() + _DYING_SECONDS, stopped)
         return None if state is None or (state.status == "ready" and self._is_as_before(state)) else state
 
     def _told(self, stopped: Event) -> str | None:
+        deadline = time.monotonic() + _EXPLAIN_SECONDS
         if self.asked.plan.wishes.sleepable and self._api().is_sleeping():
             return f"Server {self.asked.name!r} was put to sleep while it answered: ask again, and it wakes."
-        state = self._settled(_EXPLAIN_SECONDS, stopped)
+        is_dying = self._api().has_lost_its_engine()
+        state = self._settled(deadline, stopped)
         if state is None:
             return ending.stopped(self.asked)
         if state.is_down:
             return ending.ending(state)
         if state.status == "booting" or not self._is_as_before(state):
             return ending.restarting(state)
-        if not self._api().has_lost_its_engine():
+        if not is_dying:
             return None
         return ending.restarting(state) if state.terms.restart == "on-failure" else ending.ending(state)
 
@@ -95,9 +97,8 @@ class Served:
         """Whether that may be why a question failed; a refusal by a server that is well is a refusal."""
         return isinstance(error, Unreachable) or not self._api().is_healthy()
 
-    def _settled(self, seconds: float, stopped: Event) -> ServerState | None:
+    def _settled(self, deadline: float, stopped: Event) -> ServerState | None:
         """The state once the supervisor has written down what happened; None where the server is there no more."""
-        deadline = time.monotonic() + seconds
         state = self._look()
         while state is not None and self._is_open(state) and time.monotonic() < deadline:
             if stopped.wait(_TICK_SECONDS):

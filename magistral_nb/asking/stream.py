@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -278,15 +278,13 @@ class Stream:
             if self.stopped or (self._hurried and self._thinks):
                 self._hang_up()
         context = self.endpoint.context if self.endpoint.can.tokenize else None
-        with nullcontext(threading.Event()) if self._waking is None else self._waking.keeping_awake() as begun:
-            for event in exchange.events():
-                begun.set()
-                if by_context and context is not None and event == Finished("length"):
-                    yield Noted(
-                        f"Cut by the context of {context:,} tokens: a longer one, or a thinking budget, leaves more to "
-                        "the answer."
-                    )
-                yield event
+        for event in exchange.events() if self._waking is None else self._waking.awake(exchange.events()):
+            if by_context and context is not None and event == Finished("length"):
+                yield Noted(
+                    f"Cut by the context of {context:,} tokens: a longer one, or a thinking budget, leaves more to the "
+                    "answer."
+                )
+            yield event
 
     def _is_lowered(self, limit: int | None) -> bool:
         """Whether it is the context that limits a reply, and not the wish."""

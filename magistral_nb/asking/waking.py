@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from magistral_nb.asking.engine_api import EngineApi
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from magistral_nb.asking.endpoint import Endpoint
+    from magistral_nb.asking.events import Event
 
 _LOOK_SECONDS = 2.0  # between two looks at a server that has not begun to answer
 _TICK_SECONDS = 0.05
@@ -41,6 +41,7 @@ class Waking:
         self._endpoint = endpoint
         self._api = EngineApi(endpoint.base_url, endpoint.api_key or "")
         self._cut = threading.Event()
+        self._took: float | None = None  # seconds, where it was woken behind the question's back
 
     def cut(self) -> None:
         """Wait no longer."""
@@ -72,22 +73,28 @@ class Waking:
                 )
         finally:
             lock.release()
-        yield Noted(f"The server slept; it took {time.monotonic() - began:.1f} s to wake.")
+        yield _noted(time.monotonic() - began)
 
-    @contextmanager
-    def keeping_awake(self) -> Iterator[threading.Event]:
-        """See to it that it is awake while the block runs, until the event is set: once the reply has begun.
-
-        A question that was sent while it fell asleep would wait for ever.
-        """
+    def awake(self, reply: Iterator[Event]) -> Iterator[Event]:
+        """The events of a reply, until whose first one it is kept awake: it may fall asleep as the question comes."""
         begun = threading.Event()
         threading.Thread(target=self._keep_awake, args=(begun,), name="magistral_nb waking", daemon=True).start()
         try:
-            yield begun
+            for event in reply:
+                if not begun.is_set():
+                    begun.set()
+                    if self._took is not None:
+                        yield _noted(self._took)
+                yield event
         finally:
             begun.set()
 
     def _keep_awake(self, begun: threading.Event) -> None:
+        began = time.monotonic()
         while not begun.wait(_LOOK_SECONDS) and not self._cut.is_set():
-            if self.is_sleeping():
-                self._api.wake()
+            if self.is_sleeping() and self._api.wake():
+                self._took = time.monotonic() - began
+
+
+def _noted(seconds: float) -> Noted:
+    return Noted(f"The server slept; it took {seconds:.1f} s to wake.")
