@@ -31,8 +31,6 @@ _BUSY = (429, 503)
 _TURNED_AWAY = (301, 302, 303, 307, 401, 403)  # by a hub: to its login page, or flatly
 _ON_A_HUB = re.compile(r"/user/.+/proxy/")  # how jupyter-server-proxy serves a port of somebody's machine
 HUB_VARIABLE = "MAGISTRAL_NB_HUB_TOKEN"
-_HUB_TOKENS = ("JUPYTERHUB_API_TOKEN", "JPY_API_TOKEN")  # the second is older hubs' name
-_HUB_ADDRESS = "JUPYTERHUB_PUBLIC_HUB_URL"  # newer hubs' own, where it is known to them
 
 _clients: dict[tuple[str, str | None, Limits], openai.OpenAI] = {}
 _lock = threading.Lock()
@@ -98,16 +96,13 @@ def is_on_a_hub(endpoint: Endpoint) -> bool:
 
 
 def _hub_token(endpoint: Endpoint) -> str | None:
-    """A hub's token: one that was meant for such servers, or this notebook's own, for its own hub alone."""
-    parts = urlsplit(endpoint.base_url)
-    if not _ON_A_HUB.search(parts.path):
+    """A token that was meant for such servers. The notebook's own, which its hub gives it, goes to nobody.
+
+    jupyter-server-proxy hands it on to whoever serves there, and an address may be anybody's.
+    """
+    if not _ON_A_HUB.search(urlsplit(endpoint.base_url).path):
         return None
-    if meant := os.environ.get(HUB_VARIABLE, "").strip():
-        return meant
-    hub = urlsplit(os.environ.get(_HUB_ADDRESS, "")).hostname
-    if not _is_local(endpoint) and hub != parts.hostname:  # an address that somebody has handed out may be anybody's
-        return None
-    return next(filter(None, map(os.environ.get, _HUB_TOKENS)), None)
+    return os.environ.get(HUB_VARIABLE, "").strip() or None
 
 
 def _is_local(endpoint: Endpoint) -> bool:
@@ -195,11 +190,11 @@ def explain(error: openai.OpenAIError, endpoint: Endpoint) -> AskFailed:
 
     where = endpoint.base_url
     status = error.status_code if isinstance(error, openai.APIStatusError) else 0
-    if status in _TURNED_AWAY and is_on_a_hub(endpoint):
-        # A hub's server token reaches its own user's servers only, unless the hub is told otherwise.
+    if status in _TURNED_AWAY and _ON_A_HUB.search(urlsplit(where).path):
+        # A notebook's own token reaches its own user's servers only, unless the hub is told otherwise.
         return Unauthorized(
-            f"{where} turned Jupyter's token or the key away: ask whoever runs the hub for access:servers to that "
-            "server, and set MAGISTRAL_NB_API_KEY to your key."
+            f"{where} turned the hub's token or the key away: set {HUB_VARIABLE} to a token of the hub with "
+            "access:servers to that server, and MAGISTRAL_NB_API_KEY to your key."
         )
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
         return Unauthorized(

@@ -34,7 +34,7 @@ from magistral_nb.serving.kept_proxy import KeptProxy
 from magistral_nb.serving.launch import HOST, EngineGroup, engine_environment, free_port
 from magistral_nb.serving.masking import masked
 from magistral_nb.serving.metrics import Metrics, parse
-from magistral_nb.serving.orphans import engine_processes, groups, marked
+from magistral_nb.serving.orphans import groups, marked
 from magistral_nb.serving.terms import MOST_RESTARTS
 
 if TYPE_CHECKING:
@@ -128,16 +128,17 @@ class Supervisor:
             if self._told_to_end():
                 return
             how, found = self._why()
-            self._end_engine()
+            pause = 0.0
+            # Written down before anything is waited for: whoever was being answered asks why.
             if found is not None and found.id == "port_in_use" and self._state.wished_port is None and ports > 1:
                 ports -= 1
                 self._write(status="booting", base_url=None, engine=None)
-            elif not self._may_restart():
-                self._write(status="failed", error=how, diagnosis=found)
-                return
+            elif self._may_restart():
+                pause = self._prepare_restart(how, found)
             else:
-                self._wait_for_restart(how, found)
-            if self._stop.is_set():
+                self._write(status="failed", error=how, diagnosis=found)
+            self._end_engine()
+            if self._state.is_down or self._stop.wait(pause):
                 return
 
     def _told_to_end(self) -> bool:
@@ -290,12 +291,13 @@ class Supervisor:
         was_ready = self._state.status == "ready" or self._state.restarts > 0
         return self._state.terms.restart == "on-failure" and was_ready and self._state.restarts < MOST_RESTARTS
 
-    def _wait_for_restart(self, how: str, found: Diagnosis | None) -> None:
+    def _prepare_restart(self, how: str, found: Diagnosis | None) -> float:
+        """Write down that it will be started again; returns after how many seconds."""
         pause, restarts = _PAUSES[self._state.restarts], self._state.restarts + 1
         self._began = time.monotonic()
         self._write(status="booting", engine=None, restarts=restarts, stages=(), error=how, diagnosis=found)
         self._reached(f"Starting again ({restarts} of {MOST_RESTARTS})", "")
-        self._stop.wait(pause)
+        return pause
 
     def _why(self) -> tuple[str, Diagnosis | None]:
         """How vLLM has ended, and what its log tells of why."""
@@ -316,12 +318,13 @@ class Supervisor:
         """End its processes, and wait until the GPU's memory is free."""
         if self._engine is None:
             return
-        if self._engine.child is not None or engine_processes(self._state):
-            with freed(self._state.plan, self._engine.process.pid):
-                self._engine.end()
-        stays = set() if self._proxy.process is None else {self._proxy.process.pid}
-        for group in groups(self._path) - stays:  # of children that have left the engine's
-            end_group(group)
+        with freed(self._state.plan, self._engine.process.pid):
+            self._engine.end()
+            stays = set() if self._proxy.process is None else {self._proxy.process.pid}
+            for group in (
+                groups(self._path) - stays
+            ):  # children that have left it, or have outlived it
+                end_group(group)
         self._engine = None
         base_url = self._state.base_url or ""
         if base_url.startswith(UNIX):

@@ -70,9 +70,7 @@ def test_two_who_add_at_once_lose_nobody(path):
 def test_a_file_that_others_could_have_written_is_not_believed(path):
     write_private(path, KeyRing({"eve": "k"}).to_json())
     path.chmod(0o640)
-    with pytest.raises(
-        errors.MagistralError, match=r"\(others may read or write it\): remove it"
-    ):
+    with pytest.raises(errors.MagistralError, match=r"\(others may read or write it\): remove it"):
         key_ring.load(path)
 
 

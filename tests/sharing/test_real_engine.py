@@ -134,8 +134,8 @@ def test_who_goes_stops_vllm(endless, shared_home, tmp_path):
                         stream.line()
                     assert metrics.read(endpoint).running == 1
             else:
+                body = {"messages": [{"role": "user", "content": "Count."}]}
                 with room.client("ada") as client, pytest.raises(httpx.TimeoutException):
-                    body = {"messages": [{"role": "user", "content": "Count."}]}
                     client.post("/v1/chat/completions", json=body, timeout=1)
             began = time.monotonic()
             until(lambda: metrics.read(endpoint).running == 0)
