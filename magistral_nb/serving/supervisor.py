@@ -321,9 +321,7 @@ class Supervisor:
         with freed(self._state.plan, self._engine.process.pid):
             self._engine.end()
             stays = set() if self._proxy.process is None else {self._proxy.process.pid}
-            for group in (
-                groups(self._path) - stays
-            ):  # children that have left it, or have outlived it
+            for group in groups(self._path) - stays:  # children that have left it, or have outlived it
                 end_group(group)
         self._engine = None
         base_url = self._state.base_url or ""
