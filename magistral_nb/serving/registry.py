@@ -132,10 +132,12 @@ class ServerState:
             ValueError: it is no such text, or of another version.
         """
         try:
-            raw = json.loads(text)
+            read = json.loads(text)
         except ValueError as error:
             raise ValueError("it is torn") from error
-        if not isinstance(raw, dict) or raw.pop("version", None) != _VERSION:
+        raw = _Unshown(read) if isinstance(read, dict) else _Unshown()
+        del read
+        if raw.pop("version", None) != _VERSION:
             raise ValueError("another version of magistral_nb has written it")
         if unknown := set(raw) - {f.name for f in fields(ServerState)}:
             raise ValueError(f"it has unknown fields, such as {min(unknown)}")
@@ -153,6 +155,13 @@ class ServerState:
             return ServerState(**raw)
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"it is incomplete: {error}") from error
+
+
+class _Unshown(dict[str, Any]):
+    """A state file's values, which a verbose traceback would print with the key among them."""
+
+    def __repr__(self) -> str:
+        return "{…}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ A question "count" is answered with " 0 1 2 …" for ever, "count 40" with forty
 sent, and when, stands in a file `sent` beside the model. /metrics is open as vLLM's is. More words in `behaviour`:
 "slow" (takes two seconds to end), "fleeting" (exits with 1 soon after its first question), "leaver" (has a child that
 leaves its process group), "robbed" (finds its port taken by a stranger who came a moment before), "unmeasured" (has no
-/metrics), "busy" (says that it answers somebody), "chatty" (writes more log than is kept) and "confiding" (writes the
-tokens of its environment to the log).
+/metrics), "busy" (says that it answers somebody), "chatty" (writes more log than is kept), "confiding" (writes the
+tokens of its environment to the log) and "betraying" (does so, and dies of one).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import fake_engine
 
 MODEL = Path(sys.argv[2])
 PACE = 0.02  # seconds between two pieces
-TOKENS = "MAGISTRAL_NB_TEST_CONFIDED"  # the variables whose values a confiding engine writes
+CONFIDED = "MAGISTRAL_NB_TEST_CONFIDED"  # the variables whose values a confiding engine writes
 PAGE = """\
 vllm:num_requests_running{{engine="0"}} {running}
 vllm:num_requests_waiting{{engine="0"}} 0.0
@@ -69,12 +69,28 @@ class Talker(fake_engine.Handler):
         with Talker.lock:
             Talker.running += 1
         try:
-            self.stream(question, int([*question.split(), "-1"][1]))
+            self.stream(question, self.wanted(question))
         except OSError:
             pass  # the client has gone
         finally:
             with Talker.lock:
                 Talker.running -= 1
+
+    def say(self, status, body):
+        """As the stand-in does, and as vLLM with a type, without which the openai client takes it for text."""
+        text = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def wanted(self, question):
+        """How many numbers; any other question, as one by which a server is tried, gets three."""
+        words = str(question).split()
+        if words[:1] != ["count"]:
+            return 3
+        return int(words[1]) if words[1:] else -1
 
     def stream(self, question, wanted):
         number = 0
@@ -122,9 +138,12 @@ def main():
     if behaviour == "chatty":
         for number in range(120_000):
             sys.stderr.write(f"INFO 11-21 [loggers.py:259] Engine 000: line {number} of a log that grows and grows\n")
-    if behaviour == "confiding":
-        for name in os.environ[TOKENS].split():
+    if behaviour in {"confiding", "betraying"}:
+        for name in os.environ[CONFIDED].split():
             sys.stderr.write(f"INFO 11-21 [hub.py:1] {name}={os.environ[name]} and {os.environ[name]} alone\n")
+    if behaviour == "betraying":
+        sys.stderr.write(f"ValueError: {os.environ['HF_TOKEN']} may not read this model\n")
+        sys.exit(1)
     if behaviour == "robbed":
         rob(port)
     fake_engine.Handler = Talker
