@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 OWNER = "magistral_nb"  # of the models here: how `connect` knows what it talks to
 
-_MOST_BYTES = 8 * 2**20  # of a request: a few images
+_MOST_BYTES = 4 * 2**20  # of a request: a few images
 _BODY_SECONDS = 30.0  # for a request to arrive
 _PLACE_SECONDS = 5.0  # between two words to one who waits
 _WRONG_KEYS = 60.0  # a minute, of all students together

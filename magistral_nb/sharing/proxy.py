@@ -73,9 +73,11 @@ class Proxy:
     async def run(self) -> None:
         """Serve until told to end."""
         tending = asyncio.create_task(self._tend())
+        tending.add_done_callback(lambda _: self.end())  # without it no key could be revoked
         await self._server.serve(sockets=[self._socket])
         tending.cancel()
-        await asyncio.gather(tending, return_exceptions=True)
+        with contextlib.suppress(asyncio.CancelledError):
+            await tending
         await self._report()
         await self._upstream.close()
 

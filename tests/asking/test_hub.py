@@ -65,7 +65,7 @@ def test_outside_of_a_hub_nothing_changes(nowhere, stand_in):
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_token_that_is_not_enough_says_who_can_help(hub, stand_in, status):
     stand_in.enqueue(refuse(status, "no"))
-    with pytest.raises(errors.Unauthorized, match="MAGISTRAL_NB_HUB_TOKEN to a token .* with access:servers"):
+    with pytest.raises(errors.Unauthorized, match=r"MAGISTRAL_NB_HUB_TOKEN to a token .* with access:servers"):
         ask(stand_in.root)
 
 

@@ -30,6 +30,7 @@ def shared_room(tmp_path_factory, request):
 def room(shared_room):
     """The class, with nothing asked and nobody in it."""
     shared_room.vllm.requests.clear()
+    shared_room.vllm._replies.clear()
     yield shared_room
     until(lambda: (shared_room.room.running, shared_room.room.waiting) == (0, 0))  # everybody has left
 

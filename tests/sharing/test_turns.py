@@ -36,15 +36,13 @@ def test_who_waits_is_told_the_place_whenever_it_changes(room, full, ada, ben):
         assert first.line() == ": magistral_nb queue 1 of 1"
         assert first.line() == ": magistral_nb queue 1 of 2"
         assert second.line() == ": magistral_nb queue 2 of 2"
-        room.vllm.enqueue(deltas(SHORT))
+        room.vllm.enqueue(deltas(SHORT, delay=0.02), deltas(SHORT))
         full[0].close()
         rest = first.rest()
         assert rest.startswith('data: {"id"')
         assert rest.endswith("data: [DONE]")
-        room.vllm.enqueue(deltas(SHORT))
-        lines = second.rest()
-        assert ": magistral_nb queue 1 of 1" in lines or lines.startswith("data:"), "it may have been its turn at once"
-        assert lines.endswith("data: [DONE]")
+        lines = second.rest().split("\n")
+        assert (lines[0], lines[-1]) == (": magistral_nb queue 1 of 1", "data: [DONE]")
 
 
 def test_the_place_is_told_again_while_nothing_changes(room, full, ada, monkeypatch):
@@ -131,12 +129,12 @@ def test_tokens_of_a_request_are_limited(room, ada):
 
 
 def test_tokens_a_minute_are_limited(room, ada, ben):
-    ids = list(range(300))
+    ids = list(range(350))
     room.vllm.enqueue(*[deltas([role([1]), reasoning("x", ids), finish("length"), done()])] * 2)
     with room.client(ada) as client:
-        for left in (300, 0):
+        for left in (250, 0):
             room.ask(ada)
-            assert left <= client.get("/state").json()["you"]["tokens_left_this_minute"] <= left + 10
+            assert left <= client.get("/state").json()["you"]["tokens_left_this_minute"] <= left + 100
     reply = room.ask(ada)
     assert reply.status_code == 429
     assert error_of(reply)["message"].startswith("You have used up your 600 tokens a minute: ask again in ")
