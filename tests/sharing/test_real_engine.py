@@ -17,6 +17,7 @@ from magistral_nb.sharing.share import Share
 pytestmark = pytest.mark.engine
 
 QUESTION = "What is 347 × 58?"
+COUNT = [{"role": "user", "content": "Count."}]
 OURS = {
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
@@ -135,8 +136,7 @@ def test_who_goes_stops_vllm(endless, shared_home, tmp_path):
                     assert metrics.read(endpoint).running == 1
             else:
                 with room.client("ada") as client, pytest.raises(httpx.TimeoutException):
-                    body = {"messages": [{"role": "user", "content": "Count."}]}
-                    client.post("/v1/chat/completions", json=body, timeout=1)
+                    client.post("/v1/chat/completions", json={"messages": COUNT}, timeout=1)
             began = time.monotonic()
             until(lambda: metrics.read(endpoint).running == 0)
             assert time.monotonic() - began < 1
