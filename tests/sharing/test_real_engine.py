@@ -13,6 +13,7 @@ from magistral_nb.serving import metrics, registry
 from magistral_nb.serving.server import find_server
 from magistral_nb.sharing import key_ring
 from magistral_nb.sharing.share import Share
+from magistral_nb.sharing.usage import Usage
 
 pytestmark = pytest.mark.engine
 
@@ -112,7 +113,7 @@ def test_what_the_proxy_counts_is_what_vllm_counts(room, abacus):
     for fields in ({}, {"stream": False}, {"n": 2, "temperature": 0.7}, {"return_token_ids": True}):
         reply = room.ask("ben", messages=[{"role": "user", "content": "What is 5 + 6?"}], **fields)
         assert reply.status_code == 200, reply.text
-    until(lambda: room.report.students["ben"].requests == 4 and not room.report.running)
+    until(lambda: room.report.students.get("ben", Usage()).requests == 4 and not room.report.running)
     assert room.report.students["ben"].completion_tokens == generated() - before
 
 
