@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from magistral_nb.serving.doctor import doctor as doctor
     from magistral_nb.serving.install import install_engine as install_engine
     from magistral_nb.serving.server import Server as Server, servers as servers
+    from magistral_nb.sharing.share import Share as Share
 
 _ROOMS = {
     "Answer": "answers.answer",
@@ -31,6 +32,7 @@ _ROOMS = {
     "Interrupted": "errors",
     "MagistralError": "errors",
     "Server": "serving.server",
+    "Share": "sharing.share",
     "Usage": "answers.answer",
     "areason": "asking.reason",
     "connect": "serving.connecting",

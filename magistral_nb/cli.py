@@ -164,6 +164,14 @@ def _stop(words: list[str]) -> int:
     return 0
 
 
+def _share(words: list[str]) -> int:
+    """Show who of the class uses how much; give keys and take them away."""
+    from magistral_nb.commands import share_shown
+
+    share_shown(options.share_options("magistral-nb share").parse_args(words), rich=False)
+    return 0
+
+
 def _history(words: list[str]) -> int:
     """Find the answers that were kept; with an id, thinking to stderr, answer to stdout."""
     from magistral_nb.answers.history import find_by_id, history
@@ -248,6 +256,7 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "sleep": _sleep,
     "wake": _wake,
     "stop": _stop,
+    "share": _share,
     "history": _history,
     "install": _install,
     "doctor": _doctor,

@@ -7,6 +7,7 @@ import functools
 import re
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from magistral_nb.errors import (
@@ -20,13 +21,13 @@ from magistral_nb.errors import (
 from magistral_nb.serving import boot, hardware, registry, watching
 from magistral_nb.serving.connecting import connect
 from magistral_nb.serving.durations import durations_of, load, seconds_left
-from magistral_nb.serving.idling import typed_of
 from magistral_nb.serving.orphans import end_orphans
 from magistral_nb.serving.server import find_server, servers
 from magistral_nb.serving.tending import tend_all
+from magistral_nb.serving.terms import Terms
 from magistral_nb.serving.wishes import Wishes
 from magistral_nb.views.boot_view import BootView
-from magistral_nb.views.table_view import show_table
+from magistral_nb.views.table_view import aligned, show_table
 from magistral_nb.views.wording import duration
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _ABACUS = (
 )
 _DETACHED = "Detached: the boot goes on. %magistral_serve waits for it again, %magistral_stop ends it."
 _INSTALL = "magistral-nb install"
+_PROXY_SECONDS = 20.0  # a Python with an HTTP server starts in one or two
 _LARGE_DOWNLOAD = 5e9  # bytes; above that people are told, and in a terminal asked
 
 
@@ -79,16 +81,14 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
         The server; None where only the plan was to be shown.
     """
     _tend_shown()
-    wishes = Wishes.typed(chosen, raw)
+    wishes, terms = Wishes.typed(chosen, raw), Terms.typed(chosen)
     prepare = functools.partial(
         boot.prepare,
         wishes,
+        terms,
         name=chosen.name,
         engine=chosen.engine,
         replace=chosen.replace,
-        price_per_hour=chosen.price_per_hour,
-        idle_stop=chosen.idle_stop,
-        restart=chosen.restart,
         only_plan=chosen.plan,
     )
     try:
@@ -108,19 +108,37 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
         _announce_download(size, ask=ask and not chosen.yes)
     server = boot.start(prepared, replace=chosen.replace, port=chosen.port)
     if running is not None and running.status == "ready":
-        _say_attached(running, chosen)
+        _say_attached(running, terms)
         return server
     if chosen.no_wait:
         say(f"Server {server.name!r} is booting: %magistral_status looks, %magistral_serve waits for it.")
         return server
-    return _wait_shown(server, rich=rich)
+    _wait_shown(server, rich=rich)
+    if terms.share is not None:
+        _say_ways(server)
+    return server
 
 
-def _say_attached(running: ServerState, chosen: argparse.Namespace) -> None:
+def _say_ways(server: Server) -> None:
+    """How students get there, as soon as its proxy tells where it listens."""
+    from magistral_nb.sharing import usage
+    from magistral_nb.sharing.reach import Machine, ways
+
+    path, deadline = usage.path_of(registry.path_of(server.name)), time.monotonic() + _PROXY_SECONDS
+    while (report := usage.load(path)) is None or not report.proxy.is_alive():
+        if time.monotonic() > deadline:
+            say(f"Its proxy has not begun: %magistral_logs {server.name} shows why.")
+            return
+        time.sleep(0.05)
+    sys.stdout.write("\n".join(ways(report, Machine.here())) + "\n")  # what students type, wherever this is typed
+    say("%magistral_share --keys shows the keys, %magistral_share who uses how much.")
+
+
+def _say_attached(running: ServerState, wished: Terms) -> None:
     minutes = (time.time() - running.created) / 60
     say(f"Attached to {running.name!r}: {running.plan.title}, up for {minutes:.0f} min.")
-    if (running.idle_stop, running.restart) != (chosen.idle_stop, chosen.restart):
-        kept = f"--idle-stop {typed_of(running.idle_stop)} and --restart {running.restart}"
+    if replace(wished, price_per_hour=None) != replace(running.terms, price_per_hour=None):
+        kept = " ".join(running.terms.words()) or "the default terms"
         say(f"It keeps {kept}, with which it was started: add --replace to start it anew.")
 
 
@@ -233,6 +251,38 @@ def _stop_orphans() -> None:
         say("No dead server has left anything: there is nothing to stop.")
 
 
+def share_shown(chosen: argparse.Namespace, *, rich: bool) -> None:
+    """Show a class, and change who has a key, as `options.share_options` were chosen.
+
+    Raises:
+        InvalidOption: the server is not shared, or the names make no sense.
+        ServerNotFound: it is not known.
+    """
+    from magistral_nb.sharing import key_ring, overview, usage
+    from magistral_nb.sharing.reach import Machine, ways
+    from magistral_nb.sharing.share import students_of
+
+    server = find_server(chosen.name)
+    state, path = server.state(), registry.path_of(server.name)
+    if state is None or state.terms.share is None:
+        raise InvalidOption(f"Server {server.name!r} is not shared: %magistral_serve --share 30 boots one that is.")
+    if chosen.add:
+        ring = key_ring.add(key_ring.path_of(path), students_of(chosen.add))
+        say(f"{len(ring.keys)} students have a key: %magistral_share --keys shows them.")
+    if chosen.revoke:
+        key_ring.revoke(key_ring.path_of(path), chosen.revoke)
+        say(f"The key of {chosen.revoke} is revoked.")
+    ring, report = key_ring.load(key_ring.path_of(path)), usage.load(usage.path_of(path))
+    if chosen.keys:
+        if rich:
+            say("These keys are saved with the notebook: clear this output before you hand it on.")
+        say(aligned(list(ring.keys.items())))
+        return
+    say(overview.table(server.name, report, ring, now=time.time()))
+    if report is not None:
+        sys.stdout.write("\n".join(ways(report, Machine.here())) + "\n")  # what students type, wherever this is typed
+
+
 def install_shown() -> None:
     """Install the engine that fits this machine, with progress."""
     from magistral_nb.serving.install import install_engine, print_progress
@@ -282,9 +332,7 @@ def status_table(known: Sequence[Server]) -> str:
             states[server.name] = server.state()
     shown = [server for server in known if server.name in states]
     head = ("name", "status", "model", "context", "up", "address")
-    rows = [head, *(_status_row(server, states[server.name]) for server in shown)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [aligned([head, *(_status_row(server, states[server.name]) for server in shown)])]
     for server in shown:
         state = states[server.name]
         if state is not None and state.is_down:

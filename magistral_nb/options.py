@@ -150,6 +150,22 @@ def serve_options(prog: str) -> Parser:
     add("--price-per-hour", type=float, metavar="P", help="of this machine, in any currency; answers then have a cost")
     add("--install", action="store_true", help=_INSTALLS)
     add("--yes", action="store_true", help="do not ask before a large download")
+    add(
+        "--share",
+        nargs="?",
+        const="30",
+        metavar="N|NAMES",
+        help="with a class: 30 students, or ada,ben; a key for each",
+    )
+    add("--share-host", metavar="ADDRESS", help="127.0.0.1 for a hub or a tunnel; 0.0.0.0 for the same network")
+    add("--share-port", type=port, metavar="N", help="for the class; a free one is found, and kept, otherwise")
+    add("--share-cert", metavar="FILE", help="TLS certificate; without it the network can read keys and questions")
+    add("--share-certkey", metavar="FILE", help="the certificate's key, where it has a file of its own")
+    add("--share-at-once", type=count, metavar="N", help="requests answered at once; what the plan computes otherwise")
+    add("--share-per-student", type=count, metavar="N", help="of these, one student's; 2 otherwise")
+    add("--share-max-tokens", type=tokens, metavar="N", help="completion tokens of a request; 8,192 otherwise")
+    add("--share-tokens-per-minute", type=tokens, metavar="N", help="of one student; 6,000 otherwise")
+    add("--share-prompt-tokens", type=tokens, metavar="N", help="of a request; 8,192 otherwise")
     return parser
 
 
@@ -205,6 +221,16 @@ def stop_options(prog: str) -> Parser:
     parser = name_options(prog, "End a server and all its processes.")
     parser.add_argument("--all", action="store_true", help="every server")
     parser.add_argument("--orphans", action="store_true", help="what dead servers have left running, and no server")
+    return parser
+
+
+def share_options(prog: str) -> Parser:
+    """Of %magistral_share and `magistral-nb share`."""
+    parser = name_options(prog, "Show who of the class uses how much, who waits, and how students reach the server.")
+    add = parser.add_argument
+    add("--add", metavar="NAMES", help="give a key to these as well, such as ada,ben")
+    add("--revoke", metavar="NAME", help="take this student's key away; what runs with it ends")
+    add("--keys", action="store_true", help="show the keys, to hand them out")
     return parser
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from magistral_nb.errors import MagistralError
 from magistral_nb.place import Place
+from magistral_nb.private_file import HAS_OWNERS, OTHERS
 
 HOME_VARIABLE = "MAGISTRAL_NB_HOME"
 _APP = "magistral_nb"
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _NO_NAME = re.compile(r"[^A-Za-z0-9._-]")
 _SOCKET_FOLDER = 70  # bytes; a server's name of up to 32 characters and ".sock" still fit behind it
 
@@ -71,7 +71,9 @@ def _private(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = folder.lstat()
-        if found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode) and found.st_mode & _OTHERS:
+        if not HAS_OWNERS:
+            return folder
+        if found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode) and found.st_mode & OTHERS:
             folder.chmod(stat.S_IRWXU)
             found = folder.lstat()
     except OSError as error:
@@ -81,7 +83,7 @@ def _private(folder: Path) -> Path:
             why = "it is a link"
         elif found.st_uid != os.getuid():
             why = f"it belongs to user {found.st_uid}, and you are {os.getuid()}"
-        elif found.st_mode & _OTHERS:
+        elif found.st_mode & OTHERS:
             why = "its disk knows no permissions, so that others could read keys"
         else:
             return folder

@@ -40,6 +40,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The fast tier on all cores at once; what starts engines and browsers, one after the other."""
+    fast = all(f"not {marker}" in config.option.markexpr for marker in ("engine", "browser", "long"))
+    return (os.cpu_count() or 1) if fast else 0
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Browser tests last: from its first use to its end Playwright keeps an event loop in the main thread."""
     items.sort(key=lambda item: item.get_closest_marker("browser") is not None)

@@ -9,6 +9,7 @@ three places. What is not so is said here, each with its reason, and nowhere els
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import inspect
 import re
@@ -20,6 +21,7 @@ from unittest import mock
 
 import magistral_nb
 from magistral_nb import cli, magics, options
+from magistral_nb.sharing.share import Share
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "serving"))
 from gpu_tables import driver_table, gpu_table
@@ -52,6 +54,7 @@ VERBS = (
     Verb("magistral_sleep", "sleep", ("Server.sleep",)),
     Verb("magistral_wake", "wake", ("Server.wake",)),
     Verb("magistral_stop", "stop", ("Server.stop",), "stopping"),
+    Verb("magistral_share", "share", topic="sharing"),
     Verb("magistral_doctor", "doctor", ("doctor",)),
     Verb("", "demo"),
     Verb("", "lab"),
@@ -63,10 +66,17 @@ NOT_A_KEYWORD = {
     ("serving", "--install"): "`install_engine()`",
     ("serving", "--plan"): "never shows",
     ("serving", "--yes"): "never asks",
+    **{
+        ("serving", f"--share{name and '-'}{name.replace('_', '-')}"): f"`share=Share({name or 'students'}=…)`"
+        for name in ("", *(each.name for each in dataclasses.fields(Share) if each.name != "students"))
+    },
     ("asking", "-o"): "`answer = …`",
     ("asking", "--quiet"): "`views=`",  # Python shows nothing by itself
     ("asking", "--folded"): "`views=`",
     ("asking", "--model"): "`connect(url, model=…)`",  # of a server that is only named for this question
+    ("sharing", "--add"): "`sharing.key_ring.add()`",
+    ("sharing", "--revoke"): "`sharing.key_ring.revoke()`",
+    ("sharing", "--keys"): "`sharing.key_ring.load()`",
     ("stopping", "--all"): "a loop over `servers()`",
     ("stopping", "--orphans"): "`serving.orphans.end_orphans()`",
 }
@@ -226,7 +236,8 @@ def option_rows(verb: Verb) -> list[tuple[str, str, str]]:
         where = "" if name in in_terminal else " (in a notebook)"
         where = where if name in in_notebook else " (in a terminal)"
         rows.append((option_cell(action), keyword, (action.help or "") + where))
-    others = [(NOT_AN_OPTION.get((verb.topic, keyword)), keyword) for keyword in keywords_of(verb.python[0])]
+    keywords = [keyword for name in verb.python[:1] for keyword in keywords_of(name)]
+    others = [(NOT_AN_OPTION.get((verb.topic, keyword)), keyword) for keyword in keywords]
     return rows + [(typed, f"`{name}=`", described(verb.python[0], name)) for typed, name in others if typed]
 
 

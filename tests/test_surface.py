@@ -44,8 +44,8 @@ def test_an_option_is_a_keyword_of_the_same_name(topic):
     assert excused <= set(typed), "an excuse for what there is not"
     names = {name.removeprefix("--").replace("-", "_") for name in set(typed) - excused}
     assert names == {typed[name].dest for name in set(typed) - excused}
-    assert names <= set(surface.arguments_of(verb.python[0]))
-    untyped = set(surface.keywords_of(verb.python[0])) - names
+    assert names <= {name for function in verb.python[:1] for name in surface.arguments_of(function)}
+    untyped = {name for function in verb.python[:1] for name in surface.keywords_of(function)} - names
     assert untyped == {name for its_topic, name in surface.NOT_AN_OPTION if its_topic == topic}
 
 

@@ -199,7 +199,13 @@ EVERYDAY = (
             {n} puts {a} {t} on {b} trays. How many {t} are on each tray?
             There are {a} {t} in {b} crates. How many {t} are in a crate?
             {n} fills {b} drawers with {a} {t}. How many {t} are in every drawer?
-            {n} makes {b} piles of {a} {t}. How many {t} are in each pile?"""),
+            {n} makes {b} piles of {a} {t}. How many {t} are in each pile?
+            {a} {t} are put into {b} bags, as many into each. How many {t} does each bag hold?
+            {n} fills {b} bags with {a} {t}. How many {t} are in every bag?
+            {b} bags hold {a} {t}, all of them as many. How many {t} are in a bag?
+            {n} sorts {a} {t} into {b} folders, the same number in each. How many {t} are in one folder?
+            {n} packs {a} {t} into {b} suitcases, the same number in each. How many {t} are in one suitcase?
+            {n} plants {a} {t} in {b} gardens, the same number in each. How many {t} are in one garden?"""),
         ),
     ),
     Story(

@@ -62,7 +62,8 @@ class Answer:
         text: the answer; `str(answer)` is the same.
         finish_reason: "stop", "length" (cut by max_tokens or the context), "budget", "interrupted" or "error".
         usage: tokens.
-        seconds: from sending the question to the last token, wall time.
+        seconds: from sending the question to the last token, wall time; what it waited between thought and answer, as
+            in a class's queue, is left out.
         time_to_first_token: seconds from sending the question to the first token, None if none came.
         model: the model's name as the server has it.
         server: the name of the server that was asked.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import re
 import threading
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,8 @@ from magistral_nb.asking.wire import error_text
 from magistral_nb.errors import Rejected, Unauthorized, Unreachable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import openai
 
     from magistral_nb.asking.endpoint import Endpoint, Limits
@@ -24,6 +28,9 @@ _FIRST_PAUSE = 0.5  # seconds; each further pause is twice as long
 _UNREACHED_TRIES = 2
 _BUSY_TRIES = 5
 _BUSY = (429, 503)
+_TURNED_AWAY = (301, 302, 303, 307, 401, 403)  # by a hub: to its login page, or flatly
+_ON_A_HUB = re.compile(r"/user/.+/proxy/")  # how jupyter-server-proxy serves a port of somebody's machine
+HUB_VARIABLE = "MAGISTRAL_NB_HUB_TOKEN"
 
 _clients: dict[tuple[str, str | None, Limits], openai.OpenAI] = {}
 _lock = threading.Lock()
@@ -36,6 +43,7 @@ def client_for(endpoint: Endpoint) -> openai.OpenAI:
 
     Raises:
         Unreachable: the environment names a proxy that cannot be used.
+        Unauthorized: a hub's token would travel readable.
     """
     key = (endpoint.base_url, endpoint.api_key, endpoint.limits)
     with _lock:
@@ -62,9 +70,16 @@ def _new_client(endpoint: Endpoint) -> openai.OpenAI:
         # The client's own HTTP library, whichever that is: openai 3 changed it.
         library = importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
         options["transport"] = library.HTTPTransport(uds=endpoint.base_url.removeprefix(UNIX))
-    elif urlsplit(endpoint.base_url).hostname in _LOOPBACK:
+    elif _is_local(endpoint):
         # What runs on this machine is asked directly: a proxy cannot reach it, and would be handed its key.
         options["trust_env"] = False
+    if is_on_a_hub(endpoint):
+        if not _is_local(endpoint) and not endpoint.base_url.startswith("https:"):
+            raise Unauthorized(
+                f"{endpoint.base_url} wants Jupyter's own token, which would travel readable: connect to its https:// "
+                "address."
+            )
+        options |= {"auth": _signed(endpoint), "follow_redirects": False}
     try:
         http = openai.DefaultHttpxClient(**options)
         # The client insists on a key; endpoints without one ignore it.
@@ -73,6 +88,40 @@ def _new_client(endpoint: Endpoint) -> openai.OpenAI:
         )
     except (ImportError, ValueError) as error:
         raise Unreachable(f"The proxy that the environment names cannot be used: {error}.") from error
+
+
+def is_on_a_hub(endpoint: Endpoint) -> bool:
+    """Whether it is reached through a JupyterHub, which wants a token of its own before anything else."""
+    return _hub_token(endpoint) is not None
+
+
+def _hub_token(endpoint: Endpoint) -> str | None:
+    """A token that was meant for such servers. The notebook's own, which its hub gives it, goes to nobody.
+
+    jupyter-server-proxy hands it on to whoever serves there, and an address may be anybody's.
+    """
+    if not _ON_A_HUB.search(urlsplit(endpoint.base_url).path):
+        return None
+    return os.environ.get(HUB_VARIABLE, "").strip() or None
+
+
+def _is_local(endpoint: Endpoint) -> bool:
+    return urlsplit(endpoint.base_url).hostname in _LOOPBACK
+
+
+def _signed(endpoint: Endpoint) -> Callable[[Any], Any]:
+    """Signs each request as it leaves, so that the token stands in no object of ours.
+
+    The hub reads Authorization, so the key of whoever is asked has to go elsewhere.
+    """
+
+    def sign(request: Any) -> Any:
+        request.headers["Authorization"] = f"token {_hub_token(endpoint)}"
+        if endpoint.api_key is not None:
+            request.headers["X-API-Key"] = endpoint.api_key
+        return request
+
+    return sign
 
 
 def beside(client: openai.OpenAI, url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -105,11 +154,18 @@ def pause_before_retry(error: openai.OpenAIError, tries: int) -> float | None:
         asked = retry_after(error)
         pause = pause if asked is None else asked
         return pause if pause <= _LONGEST_PAUSE else None
-    if isinstance(error, openai.APITimeoutError) and "Connect" not in type(error.__cause__).__name__:
+    if isinstance(error, openai.APITimeoutError) and not found_nobody(error):
         return None  # it took the question, and may be at work on it
     if isinstance(error, openai.APIConnectionError):
         return pause if tries < _UNREACHED_TRIES else None
     return None
+
+
+def found_nobody(error: openai.OpenAIError) -> bool:
+    """Whether there was not even a connection, so that nobody was asked."""
+    import openai
+
+    return isinstance(error, openai.APIConnectionError) and "Connect" in type(error.__cause__).__name__
 
 
 def retry_after(error: openai.APIStatusError) -> float | None:
@@ -133,6 +189,13 @@ def explain(error: openai.OpenAIError, endpoint: Endpoint) -> AskFailed:
     import openai
 
     where = endpoint.base_url
+    status = error.status_code if isinstance(error, openai.APIStatusError) else 0
+    if status in _TURNED_AWAY and _ON_A_HUB.search(urlsplit(where).path):
+        # A notebook's own token reaches its own user's servers only, unless the hub is told otherwise.
+        return Unauthorized(
+            f"{where} turned the hub's token or the key away: set {HUB_VARIABLE} to a token of the hub with "
+            "access:servers to that server, and MAGISTRAL_NB_API_KEY to your key."
+        )
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
         return Unauthorized(
             f"{where} refused the key, or wants one: set MAGISTRAL_NB_API_KEY in the environment, then connect again."

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from magistral_nb.answers.answer import FINISH_REASONS, Answer, FinishReason, Pieces, Usage
-from magistral_nb.asking.events import Event, Finished, Noted, PromptCounted, Said, Thinking, UsageReported
+from magistral_nb.asking.events import Event, Finished, Noted, PromptCounted, Queued, Said, Thinking, UsageReported
 
 _SECONDS_PER_HOUR = 3600
 
@@ -20,16 +20,19 @@ class Progress:
     """What a view shows while a stream runs. Tokens are None where the endpoint does not count them.
 
     Attributes:
-        state: "waiting" until the first token, then "thinking", "answering", "done".
+        state: "waiting" until the first token, then "thinking", "answering", "done"; "waiting" again where the answer
+            that follows a thought has to.
         seconds: since the question was sent.
         thinking_tokens: tokens of the trace so far.
         tokens_per_second: thinking and answer tokens per second since the first one.
+        waits_for: what a waiting question waits for, where that is known, such as "place 3 of 12".
     """
 
     state: State
     seconds: float
     thinking_tokens: int | None
     tokens_per_second: float | None
+    waits_for: str = ""
 
 
 class Draft:
@@ -50,6 +53,9 @@ class Draft:
         self._started = time.monotonic()
         self._first: float | None = None
         self._last = self._started
+        self._waits_for = ""
+        self._held_since: float | None = None  # between two tokens
+        self._held = 0.0
         self.pieces = Pieces()
         self._notes: list[str] = []
         self._thinking_tokens: int | None = 0
@@ -62,6 +68,9 @@ class Draft:
 
     def add(self, event: Event) -> None:
         """Take in the next event of the stream; of several choices, only the first."""
+        if isinstance(event, Noted | Queued):
+            self._wait(event)
+            return
         match event:
             case Thinking(text, tokens, choice=0):
                 self.pieces.thinking.append(text)
@@ -79,9 +88,6 @@ class Draft:
                 if self._state == "thinking":  # running usage, or the whole of a thought that was cut
                     self._running_tokens = event.completion_tokens
                 return
-            case Noted(text):
-                self._notes.append(text)
-                return
             case Finished(reason, choice=0):
                 self._reason = reason
                 self._state = "done"
@@ -92,6 +98,21 @@ class Draft:
         self._last = now
         if self._first is None:
             self._first = now
+        if self._held_since is not None:
+            self._held += now - self._held_since
+        self._waits_for, self._held_since = "", None
+
+    def _wait(self, event: Noted | Queued) -> None:
+        """Keep what the question waits for; between two tokens that time is neither the model's nor the answer's."""
+        if isinstance(event, Noted):
+            self._notes.append(event.text)
+            waits_for = event.waits_for
+        else:
+            waits_for = f"place {event.place} of {event.waiting}"
+        if waits_for:
+            self._waits_for = waits_for
+            if self._first is not None and self._held_since is None:
+                self._held_since = time.monotonic()
 
     @property
     def began(self) -> bool:
@@ -105,9 +126,11 @@ class Draft:
         thinking_tokens = self._thinking_so_far
         tokens = _sum(thinking_tokens, self._answer_tokens)
         rate = None
-        if tokens and self._first is not None and now > self._first:
-            rate = tokens / (now - self._first)
-        return Progress(self._state, now - self._started, thinking_tokens, rate)
+        if tokens and self._first is not None:
+            spent = (now if self._held_since is None else self._held_since) - self._first - self._held
+            rate = tokens / spent if spent > 0 else None
+        state = "waiting" if self._waits_for and self._state != "done" else self._state
+        return Progress(state, now - self._started, thinking_tokens, rate, self._waits_for)
 
     @property
     def _thinking_so_far(self) -> int | None:
@@ -117,11 +140,9 @@ class Draft:
     def answer(self, finish_reason: FinishReason | None = None, error: str | None = None) -> Answer:
         """The Answer so far; `finish_reason` overrides what the stream said of its end."""
         reason = finish_reason or self._reason or "error"
-        if reason == "abort":  # vLLM's word for a request that it gave up
-            reason = "error"
-        elif reason not in FINISH_REASONS:  # "tool_calls", "content_filter": an end all the same
+        if reason not in FINISH_REASONS:  # "tool_calls", "content_filter": an end all the same
             reason = "stop"
-        seconds, price = self._last - self._started, self._price_per_hour
+        seconds, price = self._last - self._started - self._held, self._price_per_hour
         return Answer(
             prompt=self.prompt,
             thinking="".join(self.pieces.thinking),

@@ -34,6 +34,7 @@ class Abilities:
         running_usage: reports its counts with every chunk (continuous_usage_stats).
         tokenize: has vLLM's /tokenize and /detokenize.
         continuation: goes on from a thought that is closed where it was cut.
+        sleeps: may have given its GPU's memory to other work, and is woken before it is asked.
         budget_field: a request's field that caps the thinking, where a trial has shown that it works.
     """
 
@@ -42,10 +43,12 @@ class Abilities:
     running_usage: bool = False
     tokenize: bool = False
     continuation: bool = False
+    sleeps: bool = False
     budget_field: str | None = None
 
 
 VLLM = Abilities(token_ids=True, running_usage=True, tokenize=True, continuation=True)
+SHARED = Abilities(token_ids=True, continuation=True)  # a vLLM behind a class's proxy, which fits max_tokens itself
 
 
 @dataclass(frozen=True, slots=True)

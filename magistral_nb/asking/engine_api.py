@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from magistral_nb.asking.endpoint import UNIX
 
 OK = 200
+_UNAVAILABLE = 503
 _SECONDS = 2.0  # for what vLLM answers at once
 _SLEEP_SECONDS = 120.0  # gigabytes of weights are copied to the machine's memory
 
@@ -33,6 +34,7 @@ class EngineApi:
             "Authorization": f"Bearer {api_key}", "Content-Type": "application/json"
         }  # fmt: skip
         self._connection: http.client.HTTPConnection | None = None
+        self._is_cut = False
 
     def is_healthy(self) -> bool:
         """Whether its HTTP server answers and its engine lives."""
@@ -41,6 +43,12 @@ class EngineApi:
         except (OSError, http.client.HTTPException):
             return False
         return status == OK
+
+    def has_lost_its_engine(self) -> bool:
+        """Whether its HTTP server still answers, for some seconds, and its engine has died."""
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return self.request("GET", "/health")[0] == _UNAVAILABLE
+        return False
 
     def is_sleeping(self) -> bool:
         """Whether it has given its memory back; only a server in development mode tells."""
@@ -58,12 +66,15 @@ class EngineApi:
         return status == OK
 
     def wake(self) -> bool:
-        """Take the GPU's memory back; whether it did."""
-        try:
-            status, _ = self.request("POST", "/wake_up", {}, _SLEEP_SECONDS)
-        except (OSError, http.client.HTTPException):
-            return False
-        return status == OK
+        """Take the GPU's memory back; whether it did.
+
+        vLLM drops the prefix cache when it falls asleep, so that nothing has to be reset here; one that is awake stays
+        as it is. (0.32: v1/engine/core.py)
+        """
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            status, text = self.request("POST", "/wake_up", {}, _SLEEP_SECONDS)
+            return status == OK and '"sleeping"' not in text  # as it says where a part of it does
+        return False
 
     def request(
         self, method: str, path: str, body: dict[str, Any] | None = None, seconds: float = _SECONDS
@@ -81,12 +92,16 @@ class EngineApi:
         """
         connection = self._connection = _connection(self._base_url, seconds)
         with contextlib.closing(connection):
+            connection.connect()
+            if self._is_cut:  # before there was a socket that could be shut
+                raise ConnectionAbortedError
             connection.request(method, path, None if body is None else json.dumps(body), self._headers)
             reply = connection.getresponse()
             return reply.status, reply.read().decode(errors="replace")
 
     def cut(self) -> None:
-        """End a request that waits: a signal alone would let Python wait on for the reply."""
+        """End a request that waits, and any later one: a signal alone would let Python wait on for the reply."""
+        self._is_cut = True
         if self._connection is not None and self._connection.sock is not None:
             with contextlib.suppress(OSError):
                 self._connection.sock.shutdown(socket.SHUT_RDWR)

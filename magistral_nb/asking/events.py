@@ -56,10 +56,29 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Queued:
+    """The question waits for its turn.
+
+    Attributes:
+        place: among those that wait; 1 is next.
+        waiting: how many do.
+    """
+
+    place: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
 class Noted:
-    """What the asker should know of how the answer comes about, in one line, such as that a limit was lowered."""
+    """What the asker should know of how the answer comes about.
+
+    Attributes:
+        text: one line, such as that a limit was lowered.
+        waits_for: in a few words, where the question waits for just that until its next token.
+    """
 
     text: str
+    waits_for: str = ""
 
 
-Event = Thinking | Said | PromptCounted | UsageReported | Finished | Noted
+Event = Thinking | Said | PromptCounted | UsageReported | Finished | Queued | Noted

@@ -9,8 +9,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from magistral_nb.asking.client import client_for, explain, pause_before_retry
-from magistral_nb.asking.events import Finished, Said, Thinking
+from magistral_nb.asking.client import client_for, explain, found_nobody, pause_before_retry
+from magistral_nb.asking.events import Finished, Queued, Said, Thinking
 from magistral_nb.asking.pace import PAUSE_SECONDS, Pace
 from magistral_nb.asking.watchdog import Watchdog
 from magistral_nb.asking.wire import Wire
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from magistral_nb.asking.events import Event
     from magistral_nb.asking.trace import Begins
 
+_GIVEN_UP = "abort"  # vLLM's word, as when it is put to sleep or ended
 _watchdog = Watchdog()
 
 
@@ -36,7 +37,13 @@ class Exchange:
     """
 
     def __init__(
-        self, endpoint: Endpoint, body: dict[str, Any], *, begins: Begins = "anyhow", at_once: bool = False
+        self,
+        endpoint: Endpoint,
+        body: dict[str, Any],
+        *,
+        begins: Begins = "anyhow",
+        at_once: bool = False,
+        is_kept: bool = False,
     ) -> None:
         """Nothing is sent before `events()`.
 
@@ -45,10 +52,11 @@ class Exchange:
             body: of the request.
             begins: what the prompt has opened already, see Trace.
             at_once: hand each piece on when it comes, since somebody is going to cut; see Pace.
+            is_kept: somebody knows whether the server is up, so that where nobody listens it is not tried again.
         """
         self.due = 0.0
         self.step = endpoint.limits.silence
-        self._begins, self._at_once = begins, at_once
+        self._begins, self._at_once, self._is_kept = begins, at_once, is_kept
         self._endpoint, self._body = endpoint, body
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
@@ -107,7 +115,7 @@ class Exchange:
                 yield from self._read(client)
             except openai.OpenAIError as error:
                 pause = pause_before_retry(error, tries)
-                if pause is None:
+                if pause is None or (self._is_kept and found_nobody(error)):
                     raise explain(error, self._endpoint) from error
             else:
                 return
@@ -118,7 +126,11 @@ class Exchange:
         rest = dict(self._body)
         create = client.chat.completions.with_streaming_response.create
         sent = time.monotonic()
-        with create(model=rest.pop("model"), messages=rest.pop("messages"), extra_body=rest) as response:
+        # Without this header jupyter-server-proxy holds a stream back until it has ended.
+        wanted = {"Accept": "text/event-stream"}
+        with create(
+            model=rest.pop("model"), messages=rest.pop("messages"), extra_body=rest, extra_headers=wanted
+        ) as response:
             with self._lock:
                 self._socket = response.http_response.extensions["network_stream"].get_extra_info("socket")
                 if self.was_cut:
@@ -163,7 +175,11 @@ class Exchange:
     def _note(self, event: Event) -> None:
         if isinstance(event, Thinking | Said):
             self._began = True
+        elif isinstance(event, Queued):
+            self.due = time.monotonic() + self._endpoint.limits.first_token
         elif isinstance(event, Finished):
+            if event.reason == _GIVEN_UP:
+                raise Unreachable(f"{self._endpoint.base_url} gave the question up: ask again.")
             self._finished = True
 
     def _broken(self, error: Exception | None) -> Unreachable:
@@ -179,6 +195,8 @@ def _has_more(source: socket.socket | None) -> bool:
     """Whether bytes have arrived that nobody has read: then this reader lags behind and must not rest."""
     if source is None:
         return False
+    if not hasattr(select, "poll"):  # on Windows, whose select takes any socket; elsewhere it stops at 1,024
+        return bool(select.select([source], [], [], 0)[0])
     poll = select.poll()
     poll.register(source, select.POLLIN)
     return bool(poll.poll(0))

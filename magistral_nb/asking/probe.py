@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from magistral_nb.asking.client import beside, client_for, explain
+from magistral_nb.asking.endpoint import Sampling
 from magistral_nb.errors import Rejected
 
 if TYPE_CHECKING:
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
 
     Page = Callable[[str], dict[str, Any]]  # what stands at a path of the server's root; empty where nothing does
 
-Kind = Literal["vLLM", "Mistral's API", "Ollama", "LM Studio", "llama.cpp", "OpenAI-compatible"]
+Kind = Literal["vLLM", "magistral_nb", "Mistral's API", "Ollama", "LM Studio", "llama.cpp", "OpenAI-compatible"]
 
 _SECONDS = 10.0  # for the list of models
 _ASIDE_SECONDS = 3.0  # for each page that tells more
 _OWNERS: dict[str, Kind] = {
     "vllm": "vLLM",
+    "magistral_nb": "magistral_nb",  # a class's proxy, see sharing/app.py
     "llamacpp": "llama.cpp",
     "organization_owner": "LM Studio",
     "library": "Ollama",
@@ -56,11 +58,15 @@ class Found:
         kind: of server.
         version: of the server; None if not told.
         models: in the server's order.
+        system_prompt: the model's own, where the server tells it.
+        sampling: likewise.
     """
 
     kind: Kind
     version: str | None
     models: tuple[Model, ...]
+    system_prompt: str | None = None
+    sampling: Sampling | None = None
 
 
 def probe(endpoint: Endpoint) -> Found:
@@ -93,6 +99,8 @@ def probe(endpoint: Endpoint) -> Found:
     version = page(_VERSION_PAGE[kind]).get("version") if kind in _VERSION_PAGE else None
     if kind == "OpenAI-compatible" and version is not None:
         kind = "Ollama"  # whose own models are nobody's library
+    if kind == "magistral_nb":
+        return Found(kind, version, models, *_shared(page("/state")))
     return Found(kind, version, _with_contexts(models, kind, page))
 
 
@@ -117,6 +125,13 @@ def _model(entry: dict[str, Any]) -> Model:
     context = next((value for value in told if isinstance(value, int) and value > 0), None)
     root = entry.get("root")
     return Model(str(entry["id"]), context, root if isinstance(root, str) else None)
+
+
+def _shared(told: dict[str, Any]) -> tuple[str | None, Sampling | None]:
+    """The model's own system prompt and sampling, as a class's proxy tells them."""
+    prompt, sampling = told.get("system_prompt"), told.get("sampling")
+    known = Sampling(sampling.get("temperature"), sampling.get("top_p")) if isinstance(sampling, dict) else None
+    return prompt if isinstance(prompt, str) else None, known
 
 
 def _with_contexts(models: tuple[Model, ...], kind: Kind, page: Page) -> tuple[Model, ...]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, overload
 
 from magistral_nb.asking import samples as several
 from magistral_nb.asking.endpoint import Question
-from magistral_nb.errors import EmptyQuestion, InvalidOption, MagistralError, ServerDied
+from magistral_nb.asking.served import Served
+from magistral_nb.errors import EmptyQuestion, InvalidOption
 from magistral_nb.serving.server import Server, find_server
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def reason(
         InvalidOption: a value is out of range.
         ServerNotFound: no server is known, or none of this name.
         AskFailed: the endpoint failed before the first token, of every sample.
-        ServerDied: it was a server of ours and its process is gone.
+        ServerDied: it was a server of ours that went down, and why; one that is being started again is waited for.
         Interrupted: Ctrl-C; a KeyboardInterrupt that carries what had arrived, as Answer or Answers.
 
     Example:
@@ -109,7 +110,7 @@ def reason(
         seed=seed,
     )
     target = find_server(server)
-    streams = several.start(target.endpoint, questions, explain=lambda error: _died(target, error))
+    streams = several.start(target.endpoint, questions, keeper=Served.by(target))
     return streams[0].follow(views) if samples == 1 else several.follow(streams, views)
 
 
@@ -156,7 +157,7 @@ async def areason(
         seed=seed,
     )
     target = find_server(server)
-    streams = await several.arun(target.endpoint, questions, explain=lambda error: _died(target, error))
+    streams = await several.arun(target.endpoint, questions, keeper=Served.by(target))
     return streams[0].answer() if samples == 1 else several.gather(streams)
 
 
@@ -186,14 +187,3 @@ def _question(text: str, **how: Unpack[How]) -> Question:
     if (budget := question.thinking_budget) is not None and budget < 0:
         raise InvalidOption(f"thinking_budget is {budget}, but it starts at 0 (no thinking): try 512.")
     return question
-
-
-def _died(server: Server, error: MagistralError) -> MagistralError:
-    """Say that the process is gone where that is why a question failed."""
-    if not server.is_ours or server.is_alive():
-        return error
-    died = ServerDied(
-        f"Server {server.name!r} has died: %magistral_logs {server.name} shows why, %magistral_serve starts it again."
-    )
-    died.__cause__ = error
-    return died

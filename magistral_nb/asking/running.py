@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from magistral_nb.answers.answer import Answer
     from magistral_nb.asking.endpoint import Endpoint, Question
     from magistral_nb.asking.events import Event
+    from magistral_nb.asking.stream import Keeper
     from magistral_nb.views import View
-
-    Explain = Callable[[MagistralError], MagistralError]
 
 _TICK_SECONDS = 0.05  # how often views are fed
 FAREWELL_SECONDS = 1.0  # how long a stopped stream may take to hand over what it has read
@@ -43,7 +42,7 @@ class Running:
         endpoint: Endpoint,
         question: Question,
         *,
-        explain: Explain | None = None,
+        keeper: Keeper | None = None,
         when_over: Callable[[], None] | None = None,
     ) -> None:
         """Start reading.
@@ -51,17 +50,17 @@ class Running:
         Args:
             endpoint: whom to ask.
             question: what.
-            explain: may know better why it failed, such as that the server has died.
+            keeper: of the server, where that is one of ours; see Stream.
             when_over: called in the reading thread once the stream has ended.
         """
         self.draft = Draft(
             question.text, model=endpoint.model, server=endpoint.server, price_per_hour=endpoint.price_per_hour
         )
         self.error: BaseException | None = None
-        self._stream = Stream(endpoint, question)
+        self._stream = Stream(endpoint, question, keeper)
         self._arrived: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._over = threading.Event()
-        self._explain, self._when_over = explain, when_over
+        self._when_over = when_over
         self._journal = journal()
         self._journal.begin(self.draft.id, question.text, endpoint.model, endpoint.server, self.draft.pieces)
         self._thread = threading.Thread(target=self._read, name="magistral_nb stream", daemon=True)
@@ -83,7 +82,7 @@ class Running:
                 add(event)
                 show(event)
         except AskFailed as error:
-            self.error = error if self._explain is None else self._explain(error)
+            self.error = self._stream.explain(error)
         except BaseException as error:  # noqa: BLE001 - it is raised again by `answer`, in the caller's thread
             self.error = error
 

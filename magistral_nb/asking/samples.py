@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from magistral_nb.asking.endpoint import Endpoint, Question
-    from magistral_nb.asking.running import Explain
+    from magistral_nb.asking.stream import Keeper
     from magistral_nb.views import View
 
 
@@ -26,14 +26,14 @@ def start(
     endpoint: Endpoint,
     questions: Sequence[Question],
     *,
-    explain: Explain | None = None,
+    keeper: Keeper | None = None,
     when_over: Callable[[], None] | None = None,
 ) -> list[Running]:
     """A stream for each question; for the other arguments see Running."""
     streams: list[Running] = []
     try:
         for question in questions:
-            stream = Running(endpoint, question, explain=explain, when_over=when_over)
+            stream = Running(endpoint, question, keeper=keeper, when_over=when_over)
             streams.append(stream)
     except BaseException:  # Ctrl-C, or no room for another thread
         hang_up(streams)
@@ -41,7 +41,7 @@ def start(
     return streams
 
 
-async def arun(endpoint: Endpoint, questions: Sequence[Question], *, explain: Explain | None = None) -> list[Running]:
+async def arun(endpoint: Endpoint, questions: Sequence[Question], *, keeper: Keeper | None = None) -> list[Running]:
     """`start`, and wait for all to end without blocking the event loop; cancelling the task stops the server's work."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Semaphore(0)
@@ -50,7 +50,7 @@ async def arun(endpoint: Endpoint, questions: Sequence[Question], *, explain: Ex
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
             loop.call_soon_threadsafe(ended.release)
 
-    streams = start(endpoint, questions, explain=explain, when_over=when_over)
+    streams = start(endpoint, questions, keeper=keeper, when_over=when_over)
     try:
         for _ in streams:
             await ended.acquire()

@@ -1,29 +1,61 @@
-"""One question: an exchange and, where a thinking budget cuts that, a second one that answers from the thought."""
+"""One question: an exchange and, where a thinking budget cuts that, a second one that answers from the thought.
+
+An exchange whose server is gone before the first token is made anew where the server comes back.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 from magistral_nb.asking.client import client_for, explain
 from magistral_nb.asking.endpoint import Endpoint, Question, answer_request, chat_request, fit_max_tokens, messages
 from magistral_nb.asking.events import Finished, Noted, PromptCounted, Said, Thinking, UsageReported
 from magistral_nb.asking.exchange import Exchange
 from magistral_nb.asking.system_prompt import note_on_replacing
+from magistral_nb.asking.thought import Thought
+from magistral_nb.asking.waking import Waking
 from magistral_nb.dialect import since
-from magistral_nb.errors import Rejected
+from magistral_nb.errors import AskFailed, Rejected, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from magistral_nb.asking.events import Event
     from magistral_nb.asking.trace import Begins
+    from magistral_nb.errors import MagistralError
 
 _MARKS = 2  # tokens around a closed thought
 _running: Counter[str] = Counter()  # streams on their way, by address
 _lock = threading.Lock()
+
+
+class Keeper(Protocol):
+    """Who knows more of a server than its address tells; what is asked of it ends at once when `stopped` is set.
+
+    Attributes:
+        is_restarting: it is being started again, so that a question has to wait.
+    """
+
+    @property
+    def is_restarting(self) -> bool:
+        """See above."""
+
+    def revive(
+        self, error: AskFailed | None, stopped: threading.Event
+    ) -> Generator[Noted, None, tuple[Endpoint, Keeper] | None]:
+        """Wait until the server is back, and return where and whose it is then; None where it does not come back.
+
+        Args:
+            error: with which a question failed before its first token; None where none was asked yet.
+            stopped: nobody waits any longer.
+        """
+
+    def explain(self, error: AskFailed, stopped: threading.Event) -> MagistralError:
+        """What is known beyond that a question failed; it may take a few seconds until that is."""
 
 
 class Stream:
@@ -37,14 +69,31 @@ class Stream:
     alone. Where an endpoint cannot go on from a closed thought, its own way is used if a trial has shown one.
     """
 
-    def __init__(self, endpoint: Endpoint, question: Question) -> None:
-        """Nothing is sent before `events()`."""
+    def __init__(self, endpoint: Endpoint, question: Question, keeper: Keeper | None = None) -> None:
+        """Nothing is sent before `events()`.
+
+        Args:
+            endpoint: whom to ask.
+            question: what.
+            keeper: of the server, where that is one of ours.
+        """
         self.endpoint, self.question = endpoint, question
-        self.stopped = False
+        self._keeper = keeper
+        self._stop = threading.Event()
         self._lock = threading.Lock()
         self._exchange: Exchange | None = None
+        self._waking: Waking | None = None
         self._thinks = True  # or waits to; only then may it be hurried
         self._hurried = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop.is_set()
+
+    def explain(self, error: AskFailed) -> MagistralError:
+        """What is known of why `events` raised this."""
+        return error if self._keeper is None or self.stopped else self._keeper.explain(error, self._stop)
 
     def events(self) -> Iterator[Event]:
         """All events until the stream ends or is stopped.
@@ -58,20 +107,22 @@ class Stream:
         budget = self.question.thinking_budget
         with _counted(self.endpoint) as others:
             if budget is not None and not self.endpoint.can.continuation:
-                yield from self._by_own_budget(budget)
+                yield from self._insisted(partial(self._by_own_budget, budget))
                 return
-            thought = _Thought(budget)
+            thought = Thought(budget)
             if budget != 0:
-                yield from self._think(thought, alone=not others)
+                yield from self._insisted(partial(self._think, thought, alone=not others))
                 if self.stopped or not (thought.is_cut or self._hurried):
                     return
-            yield from self._answer(thought)
+            yield from self._insisted(partial(self._answer, thought))
 
     def stop(self) -> None:
         """End the stream now, also while it waits for the first token; the server stops generating."""
         with self._lock:
-            self.stopped = True
+            self._stop.set()
             self._hang_up()
+            if self._waking is not None:
+                self._waking.cut()
 
     def answer_now(self) -> bool:
         """End the thinking only, and ask for the answer at once.
@@ -90,7 +141,44 @@ class Stream:
         if self._exchange is not None:
             self._exchange.cut()
 
-    def _think(self, thought: _Thought, *, alone: bool) -> Iterator[Event]:
+    def _insisted(self, attempt: Callable[[], Iterator[Event]]) -> Iterator[Event]:
+        """An exchange, made anew as long as no token of it has come and the server comes back or is only asleep."""
+        if self._keeper is not None and self._keeper.is_restarting:
+            yield from self._revived(None)
+        while not self.stopped:
+            began = False
+            try:
+                yield from self._woken()
+                for event in attempt():
+                    began = began or isinstance(event, Thinking | Said)
+                    yield event
+            except AskFailed as error:
+                if began or self.stopped:
+                    raise
+                failure = error
+            else:
+                return
+            fell_asleep = isinstance(failure, Unreachable) and self._waking is not None and self._waking.is_sleeping()
+            if not fell_asleep and not (yield from self._revived(failure)):
+                raise failure
+
+    def _woken(self) -> Iterator[Noted]:
+        """Wake the server if it sleeps."""
+        with self._lock:
+            self._waking = Waking(self.endpoint) if self.endpoint.can.sleeps else None
+            if self._waking is None or self.stopped:
+                return
+        yield from self._waking.wake()
+
+    def _revived(self, error: AskFailed | None) -> Generator[Noted, None, bool]:
+        """Wait for the server; whether it is back, and perhaps elsewhere."""
+        revived = None if self._keeper is None else (yield from self._keeper.revive(error, self._stop))
+        if revived is None:
+            return False
+        self.endpoint, self._keeper = revived
+        return True
+
+    def _think(self, thought: Thought, *, alone: bool) -> Iterator[Event]:
         limit = self._fitted()
         can, budget = self.endpoint.can, self.question.thinking_budget
         running_usage = alone and can.running_usage and not can.token_ids
@@ -119,7 +207,7 @@ class Stream:
                 case _:
                     yield event
 
-    def _within_budget(self, event: Thinking, thought: _Thought) -> Iterator[Event]:
+    def _within_budget(self, event: Thinking, thought: Thought) -> Iterator[Event]:
         """The part of a piece that the budget allows."""
         if event.tokens is None:
             self._hang_up()
@@ -127,13 +215,11 @@ class Stream:
                 f"{self.endpoint.base_url} does not count thinking tokens, so no budget can be kept: use "
                 f"vLLM {since('token_ids')} or newer, or --max-tokens."
             )
-        kept = thought.take(event)
-        if thought.is_cut and thought.text_is_due:
-            kept = Thinking(thought.rest_of(self._detokenize(thought.ids)), kept.tokens, kept.ids)
+        kept = thought.take(event, self._detokenize)
         if kept.text or kept.tokens:
             yield kept
 
-    def _answer(self, thought: _Thought) -> Iterator[Event]:
+    def _answer(self, thought: Thought) -> Iterator[Event]:
         """The second exchange: the answer alone, from a thought that is closed where it was cut."""
         with self._lock:
             self._thinks = False
@@ -186,11 +272,13 @@ class Stream:
         """The events of one request; says so where it is the context that ends a reply, not the wished max_tokens."""
         with self._lock:
             at_once = self._thinks and self.question.thinking_budget is not None
-            exchange = self._exchange = Exchange(self.endpoint, body, begins=begins, at_once=at_once)
+            is_kept = self._keeper is not None
+            exchange = Exchange(self.endpoint, body, begins=begins, at_once=at_once, is_kept=is_kept)
+            self._exchange = exchange
             if self.stopped or (self._hurried and self._thinks):
                 self._hang_up()
         context = self.endpoint.context if self.endpoint.can.tokenize else None
-        for event in exchange.events():
+        for event in exchange.events() if self._waking is None else self._waking.awake(exchange.events()):
             if by_context and context is not None and event == Finished("length"):
                 yield Noted(
                     f"Cut by the context of {context:,} tokens: a longer one, or a thinking budget, leaves more to the "
@@ -218,7 +306,7 @@ class Stream:
             )
         return fitted
 
-    def _left(self, thought: _Thought) -> int | None:
+    def _left(self, thought: Thought) -> int | None:
         """What a thought leaves of max_tokens; None where the context leaves less than that."""
         wished, context = self.question.max_tokens, self.endpoint.context
         if wished is None:
@@ -234,9 +322,14 @@ class Stream:
         chat = messages(self.endpoint, self.question)
         return int(self._aside("/tokenize", {"model": self.endpoint.model, "messages": chat})["count"])
 
-    def _detokenize(self, ids: list[int]) -> str:
-        """The text of these tokens, a character that they do not complete left away."""
-        reply = self._aside("/detokenize", {"model": self.endpoint.model, "tokens": ids})
+    def _detokenize(self, ids: list[int]) -> str | None:
+        """The text of these tokens, a character that they do not complete left away; None where nobody tells."""
+        if not self.endpoint.can.tokenize:
+            return None
+        try:
+            reply = self._aside("/detokenize", {"model": self.endpoint.model, "tokens": ids})
+        except AskFailed:  # such as a server that has just died: the pieces before are kept
+            return None
         return str(reply["prompt"]).rstrip("\N{REPLACEMENT CHARACTER}")
 
     def _aside(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -265,51 +358,3 @@ def _counted(endpoint: Endpoint) -> Iterator[int]:
     finally:
         with _lock:
             _running[where] -= 1
-
-
-class _Thought:
-    """What was thought so far, held against a budget.
-
-    Attributes:
-        tokens: counted so far, at most the budget; None where a piece came without its count.
-        is_cut: the thought went on past the budget.
-        text_is_due: it was cut inside a piece of several tokens, whose text must be asked for.
-        prompt_tokens: of the first request.
-    """
-
-    def __init__(self, budget: int | None) -> None:
-        self.tokens: int | None = 0
-        self.is_cut = budget == 0
-        self.text_is_due = False
-        self.prompt_tokens = 0
-        self._budget = budget
-        self._kept: list[Thinking] = []
-
-    @property
-    def text(self) -> str:
-        return "".join(piece.text for piece in self._kept)
-
-    @property
-    def ids(self) -> list[int]:
-        """Of the tokens counted."""
-        return [number for piece in self._kept for number in piece.ids]
-
-    def keep(self, piece: Thinking) -> Thinking:
-        """Take a piece whole."""
-        self._kept.append(piece)
-        self.tokens = None if self.tokens is None or piece.tokens is None else self.tokens + piece.tokens
-        return piece
-
-    def take(self, piece: Thinking) -> Thinking:
-        """The part of a counted piece that is within the budget; its text is empty where that is not known yet."""
-        room = (self._budget or 0) - (self.tokens or 0)
-        if (piece.tokens or 0) <= room:
-            return self.keep(piece)
-        self.is_cut, self.text_is_due = True, room > 0
-        return self.keep(Thinking("", room, piece.ids[:room]))
-
-    def rest_of(self, whole: str) -> str:
-        """What `whole`, the text of all ids, has beyond the pieces so far."""
-        rest = whole.removeprefix(self.text) if whole.startswith(self.text) else ""
-        self._kept.append(Thinking(rest))
-        return rest

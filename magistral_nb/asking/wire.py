@@ -7,9 +7,10 @@ thinking in them is `magistral_nb.asking.trace`'s business, and so is what is co
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
-from magistral_nb.asking.events import Event, Finished, PromptCounted, UsageReported
+from magistral_nb.asking.events import Event, Finished, PromptCounted, Queued, UsageReported
 from magistral_nb.asking.trace import MARKS, Begins, Marks, Trace
 from magistral_nb.dialect import THINKING_FIELDS
 from magistral_nb.errors import Rejected
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _FIELD, _OLDER_FIELD = THINKING_FIELDS
+_QUEUED = re.compile(rb": magistral_nb queue ([1-9]\d{0,5}) of ([1-9]\d{0,5})\s*")  # a comment of `sharing`'s
 _scan = json.JSONDecoder().raw_decode  # json.loads costs half as much again
 
 
@@ -86,13 +88,16 @@ class Wire:
                 return self._flush()
             if payload:
                 return self._events(_json(payload))
+        elif line.startswith(b":"):
+            if queued := _QUEUED.fullmatch(line):
+                return iter([Queued(int(queued[1]), int(queued[2]))])
         elif self._body:
             self._body.append(line)
         elif not self._traces and line.startswith(b"{"):
             if whole := _json(line, {}):  # an object a line
                 return self._events(whole)
             self._body.append(line)
-        return iter(())  # a comment, a keep-alive, `event:`, `id:`, `retry:`
+        return iter(())  # another comment, a keep-alive, `event:`, `id:`, `retry:`
 
     def _flush(self) -> Iterator[Event]:
         for trace in self._traces.values():

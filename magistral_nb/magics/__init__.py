@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_SERVE = """%magistral_serve [MODEL|FOLDER] [--context N] [--name NAME] [--replace] [--install] … [-- vLLM flags]
+_SERVE = """%magistral_serve [MODEL|FOLDER] [--context N] [--name NAME] [--replace] [--share 30] … [-- FLAGS]
 
 Boot a model with vLLM on this machine, or attach to it where it runs already. --help lists all options."""
 _CONNECT = """%magistral_connect URL [--model NAME] [--name NAME]
@@ -29,6 +29,9 @@ Take the GPU's memory back."""
 _STOP = """%magistral_stop [NAME] [--all]
 
 End a server and all its processes."""
+_SHARE = """%magistral_share [NAME] [--add NAMES] [--revoke NAME] [--keys]
+
+Show who of the class uses how much, who waits, and how students reach the server."""
 _DOCTOR = """%magistral_doctor
 
 Examine machine, driver, engine, packages and servers: one page for a bug report, without secrets."""
@@ -50,6 +53,7 @@ _MAGICS = {
     "magistral_sleep": ("serving", "sleep", "line", _SLEEP),
     "magistral_wake": ("serving", "wake", "line", _WAKE),
     "magistral_stop": ("serving", "stop", "line", _STOP),
+    "magistral_share": ("serving", "share", "line", _SHARE),
     "magistral_doctor": ("serving", "doctor", "line", _DOCTOR),
     "magistral_history": ("history", "history", "line", _HISTORY),
     "reason": ("reason", "reason", "line_cell", _REASON),

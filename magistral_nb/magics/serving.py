@@ -10,6 +10,7 @@ from magistral_nb.commands import (
     connect_shown,
     say,
     serve_shown,
+    share_shown,
     sleep_shown,
     status_shown,
     stop_shown,
@@ -59,6 +60,11 @@ def logs(_ipython: Any, line: str, _cell: None) -> None:
     """The last lines of a log."""
     chosen = options.logs_options("%magistral_logs").parse_args(options.split_words(line))
     sys.stdout.write(find_server(chosen.name).logs(chosen.lines) + "\n")
+
+
+def share(ipython: Any, line: str, _cell: None) -> None:
+    """Who of the class uses how much."""
+    share_shown(options.share_options("%magistral_share").parse_args(_words(ipython, line)), rich=is_rich(ipython))
 
 
 def sleep(_ipython: Any, line: str, _cell: None) -> None:

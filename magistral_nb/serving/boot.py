@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from magistral_nb.errors import EngineNotFound, MagistralError, NameTaken, PlanRefused
+from magistral_nb.errors import EngineNotFound, InvalidOption, MagistralError, NameTaken, PlanRefused
 from magistral_nb.paths import HOME_VARIABLE
 from magistral_nb.serving import (
     catalogue,
@@ -26,17 +26,19 @@ from magistral_nb.serving import (
 )
 from magistral_nb.serving.engine import VLLM_VERSION, Engine, check_platform, find_engine, release_for
 from magistral_nb.serving.plan import Choice, Plan, after_stopping, fingerprint
-from magistral_nb.serving.server import Server, check_price, set_price, use
-from magistral_nb.serving.supervisor import MOST_RESTARTS
+from magistral_nb.serving.server import Server, set_price, use
+from magistral_nb.serving.terms import Terms
 from magistral_nb.serving.wishes import Wishes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from magistral_nb.serving.download import Fetch
     from magistral_nb.serving.hardware import Hardware
     from magistral_nb.serving.profile import Profile
     from magistral_nb.serving.registry import ServerState
+    from magistral_nb.serving.terms import Restart
+    from magistral_nb.sharing.share import Share
 
 _IDLE_BYTES = 2 * 2**30  # what a driver and a desktop hold of a card that is as good as free
 _TELLING = ("context", "weights", "KV cache", "raw flags")  # what two plans for one model mostly differ in
@@ -52,12 +54,10 @@ class Prepared:
         name: of the server to be.
         running: the state of a server that already runs by this very plan.
         downloads: what it needs of the hub.
-        price_per_hour: what the machine costs, if that was told.
         system_prompt: that makes the model think.
         notes: what stands in the way of more, in a line each.
         engine: as it was wished.
-        idle_stop: seconds after which nobody's asking ends it; None never does.
-        restart: what to do when vLLM ends by itself.
+        terms: on which it will run.
     """
 
     plan: Plan
@@ -65,44 +65,40 @@ class Prepared:
     name: str
     running: ServerState | None
     downloads: tuple[Fetch, ...]
-    price_per_hour: float | None
     system_prompt: str | None
     notes: tuple[str, ...] = ()
     engine: str | None = None
-    idle_stop: float | None = idling.DEFAULT
-    restart: registry.Restart = "never"
+    terms: Terms = field(default_factory=Terms)
 
 
 def prepare(
     wishes: Wishes,
+    terms: Terms | None = None,
     *,
     name: str = "default",
     engine: str | None = None,
     replace: bool = False,
-    price_per_hour: float | None = None,
-    idle_stop: float | None = idling.DEFAULT,
-    restart: registry.Restart = "never",
     only_plan: bool = False,
 ) -> Prepared:
     """Plan a boot on this machine, and see whether it already runs.
 
     Args:
         wishes: what was asked for.
+        terms: on which it will run; None takes the default ones.
         name: of the server.
         engine: as `find_engine` takes it.
         replace: another server of this name will be ended first.
-        price_per_hour: what the machine costs.
-        idle_stop: see Prepared.
-        restart: see Prepared.
         only_plan: nothing will be started, so that the engine need not be installed, nor the name be free.
 
     Raises:
-        InvalidOption: the price is none.
+        InvalidOption: a class would wake a server that is to sleep.
         UnsupportedPlatform: this engine has no build for this system.
         UnknownModel, NotACheckpoint, EngineNotFound, PlanRefused: see there.
         NameTaken: another plan runs under this name, and it is not to be replaced.
     """
-    check_price(price_per_hour)
+    terms = terms or Terms()
+    if terms.share is not None and wishes.sleepable:
+        raise InvalidOption("A class would wake a server that is to sleep: leave --share or --sleepable away.")
     here = hardware.detect()
     check_platform(here.system, here.machine)
     named = None if wishes.model is None else catalogue.find_profile(wishes.model)
@@ -118,7 +114,7 @@ def prepare(
         # Looked for before a plan is made: the running server itself holds the memory that a plan would need.
         for profile in (named,) if named else catalogue.in_order(gpu=bool(here.gpus)):
             if running.plan.fingerprint == fingerprint(profile, wishes, found):
-                return Prepared(running.plan, profile, name, running, (), price_per_hour, running.system_prompt)
+                return Prepared(running.plan, profile, name, running, (), running.system_prompt, terms=terms)
         if not only_plan:
             raise _name_taken(running)
         notes.append(str(_name_taken(running)))
@@ -133,29 +129,16 @@ def prepare(
     why = "without it the model often does not think" if profile.thinks else "as the model was trained"
     told = Choice("system prompt", *("sent", why) if system_prompt else ("none", ""), source)
     return Prepared(
-        dataclasses.replace(plan, choices=(*plan.choices, told, *_lasting(wishes, idle_stop, restart))),
+        dataclasses.replace(plan, choices=(*plan.choices, told, *terms.choices(wishes))),
         profile,
         name,
         None,
         download.fetches(profile, wishes),
-        price_per_hour,
         system_prompt,
         tuple(notes),
         engine,
-        idle_stop,
-        restart,
+        terms,
     )
-
-
-def _lasting(wishes: Wishes, idle_stop: float | None, restart: registry.Restart) -> Iterator[Choice]:
-    """How long the server is there, as rows of the plan."""
-    does = "sleeps" if wishes.sleepable else "ends"
-    why = "it holds its memory until it is stopped" if idle_stop is None else f"it {does} when nobody has asked so long"
-    source = "the default: --idle-stop never keeps it" if idle_stop == idling.DEFAULT else "--idle-stop"
-    yield Choice("idle stop", idling.typed_of(idle_stop), why, source)
-    if restart == "on-failure":
-        times = f"at most {MOST_RESTARTS} times in a row"
-        yield Choice("restart", restart, f"vLLM is started again where it ends by itself, {times}", "--restart")
 
 
 def _engine(wish: str | None, here: Hardware, *, only_plan: bool) -> Engine:
@@ -239,8 +222,8 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
         if running is not None and not replace:
             if running.plan.fingerprint != plan.fingerprint:
                 raise _name_taken(running)
-            if prepared.price_per_hour is not None:
-                set_price(running, prepared.price_per_hour)
+            if prepared.terms.price_per_hour is not None:
+                set_price(running, prepared.terms.price_per_hour)
             return use(name)
         tending.end(name)  # the one to replace, or what a failed boot has left
         if port is not None:  # again, as the server to be replaced may have held it
@@ -253,6 +236,10 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
                 f"{log_path} cannot be written ({error.strerror}): make room, or set {HOME_VARIABLE} to a folder "
                 "on another disk."
             ) from error
+        if prepared.terms.share is not None:
+            from magistral_nb.sharing import key_ring
+
+            key_ring.add(key_ring.path_of(registry.path_of(name)), prepared.terms.share.students)
         tending.start_supervisor(
             registry.ServerState(
                 name=name,
@@ -262,10 +249,8 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
                 log_path=str(log_path),
                 wished_port=port,
                 wished_engine=prepared.engine,
-                restart=prepared.restart,
-                idle_stop=prepared.idle_stop,
+                terms=prepared.terms,
                 system_prompt=prepared.system_prompt,
-                price_per_hour=prepared.price_per_hour,
                 downloads=tuple(map(str, prepared.downloads)),
                 created=time.time(),
             )
@@ -318,8 +303,9 @@ def serve(
     engine: str | None = None,
     port: int | None = None,
     idle_stop: float | None = idling.DEFAULT,
-    restart: registry.Restart = "never",
+    restart: Restart = "never",
     sleepable: bool = False,
+    share: Share | None = None,
     price_per_hour: float | None = None,
     engine_args: Sequence[str] = (),
     watch: Callable[[ServerState], None] | None = None,
@@ -347,8 +333,9 @@ def serve(
         restart: "on-failure" boots it again where vLLM ends by itself, at most three times in a row.
         sleepable: it can give the GPU to the notebook's own work and take it back (`Server.sleep`). It then listens
             on a Unix socket alone, as vLLM's development mode, which that needs, opens doors without a key.
-        price_per_hour: what the machine costs, in any currency, so that answers have a cost. It is no part of the
-            plan: a server that runs already goes on, and this process alone reckons with the new price.
+        share: with a class, each student with a key of its own: `Share(students=("ada", "ben"))`.
+        price_per_hour: what the machine costs, in any currency, so that answers have a cost. A server that runs
+            already goes on as it was started, and this process alone reckons with the new price.
         engine_args: raw vLLM flags, handed on last.
         watch: called with the state about twenty times a second while it boots.
 
@@ -376,15 +363,8 @@ def serve(
         sleepable=sleepable,
         engine_args=tuple(engine_args),
     )
-    prepared = prepare(
-        wishes,
-        name=name,
-        engine=engine,
-        replace=replace,
-        price_per_hour=price_per_hour,
-        idle_stop=idle_stop,
-        restart=restart,
-    )
+    terms = Terms(idle_stop=idle_stop, restart=restart, price_per_hour=price_per_hour, share=share)
+    prepared = prepare(wishes, terms, name=name, engine=engine, replace=replace)
     check(prepared, port=None if replace else port)
     server = start(prepared, replace=replace, port=port)
     return server.wait(watch=watch) if wait else server

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from magistral_nb.asking.endpoint import UNIX, Endpoint, Limits, Sampling
+from magistral_nb.asking.endpoint import SHARED, UNIX, Endpoint, Limits, Sampling
 from magistral_nb.errors import InvalidOption, NameTaken, UnknownModel
 from magistral_nb.serving import catalogue, checkpoint, registry
-from magistral_nb.serving.server import Server, adopt, check_price
+from magistral_nb.serving.server import Server, adopt
+from magistral_nb.serving.terms import check_price
 
 if TYPE_CHECKING:
     from magistral_nb.asking.probe import Found, Model
@@ -73,7 +74,7 @@ def connect(
         <Server 'default': connected, magistral at http://localhost:11434/v1>
     """
     from magistral_nb.asking.probe import probe
-    from magistral_nb.asking.trial import try_out
+    from magistral_nb.asking.trial import Trial, try_out
 
     check_price(price_per_hour)
     ours = registry.load(registry.check_name(name))
@@ -93,11 +94,14 @@ def connect(
         model=chosen.name,
         context=chosen.context,
         system_prompt=system_prompt,
-        sampling=Sampling() if release is None else release.sampling,
+        sampling=found.sampling or (Sampling() if release is None else release.sampling),
         reasoning_effort="high" if found.kind == "Mistral's API" and not chosen.name.startswith("magistral") else None,
         price_per_hour=price_per_hour,
     )
-    trial = try_out(endpoint, is_vllm=found.kind == "vLLM")
+    if found.kind == "magistral_nb":
+        trial = Trial(can=SHARED, problem="not tried: a class that connects at once would queue for it")
+    else:
+        trial = try_out(endpoint, is_vllm=found.kind == "vLLM")
     endpoint = replace(endpoint, can=trial.can, reasoning_effort=trial.reasoning_effort)
     return adopt(endpoint, _survey(endpoint, found, trial, why_prompt))
 
@@ -131,6 +135,8 @@ def _system_prompt(
     """The system prompt that makes this model think, and where it is from; only a bare vLLM needs one from us."""
     from magistral_nb.asking.trial import has_control_tokens
 
+    if found.system_prompt is not None:
+        return found.system_prompt, "as the server tells it"
     if found.kind != "vLLM":
         return None, "its own template brings what the model needs"
     sources = [source for source in (model.root, model.name) if source]

@@ -62,7 +62,8 @@ class EngineGroup:
 
     def end(self) -> None:
         """End whatever is left of the group, also where the first process is dead: its children may not notice."""
-        end_group(self.process.pid, self.child)
+        if self.child is not None or self.process.is_alive():  # or its number may be a stranger's by now
+            end_group(self.process.pid, self.child)
 
 
 def engine_environment(state: ServerState, own: Mapping[str, str], path: Path) -> dict[str, str]:

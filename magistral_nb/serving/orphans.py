@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,26 +117,30 @@ def groups(path: Path) -> set[int]:
     return found
 
 
-def find_orphans() -> list[Orphan]:
+def find_orphans(home: Path | None = None) -> list[Orphan]:
     """All that this user's supervisors started on this machine and that belongs to no running server.
 
     A server whose supervisor alone is dead runs on, and counts as running.
+
+    Args:
+        home: only of the servers whose state files lie in this folder.
     """
     import psutil
 
     found = []
     for process, environment in _running():
         with contextlib.suppress(psutil.Error, OSError):  # it has ended meanwhile
-            if mark := Mark.read(environment.get(MARK, "")):
+            mark = Mark.read(environment.get(MARK, ""))
+            if mark and (home is None or _is_same(mark.path.parent, home)):
                 group = os.getpgid(process.pid)
                 if not _runs(mark, group):
                     found.append(Orphan(process, group, psutil.Process(process.pid).name(), mark.path.stem))
     return found
 
 
-def end_orphans() -> list[Orphan]:
+def end_orphans(home: Path | None = None) -> list[Orphan]:
     """End what `find_orphans` finds, which is returned; `process.is_alive()` tells of one that could not be ended."""
-    found = find_orphans()
+    found = find_orphans(home)
     for group in {orphan.group for orphan in found}:
         end_group(group)
     return found
@@ -150,6 +155,8 @@ def _running() -> Iterator[tuple[Process, dict[str, str]]]:
     """This user's processes and their environments, as these were when the process began."""
     import psutil
 
+    if sys.platform != "linux":  # where no engine of ours runs
+        return
     for each in psutil.process_iter():
         if environment := _environment(each):
             with contextlib.suppress(psutil.Error):
@@ -169,7 +176,7 @@ def _environment(process: psutil.Process) -> dict[str, str]:
 
 
 def _is_same(one: str | Path, other: Path) -> bool:
-    """Whether both are one state file, which may be gone; a home can have several names."""
+    """Whether both are one file or folder, which may be gone; a home can have several names."""
     return bool(one) and os.path.realpath(one) == os.path.realpath(other)
 
 

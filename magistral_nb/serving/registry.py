@@ -11,32 +11,30 @@ import errno
 import json
 import os
 import re
-import stat
 import tempfile
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from magistral_nb import paths
 from magistral_nb.errors import InvalidOption, MagistralError
 from magistral_nb.place import Place, Relation
+from magistral_nb.private_file import read_private, write_private
 from magistral_nb.processes import Process
-from magistral_nb.serving import idling
 from magistral_nb.serving.diagnosis import Diagnosis
 from magistral_nb.serving.plan import Plan
+from magistral_nb.serving.terms import Terms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 _VERSION = 3
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_LARGEST = 2**20  # bytes; a state has a few thousand
 _SILENT_SECONDS = 120.0  # a supervisor gives a sign of life every BEAT_SECONDS; a shared disk shows it later
 _LOCK_SECONDS = 60.0
 BEAT_SECONDS = 15.0
 
 Status = Literal["booting", "ready", "failed", "ended"]
-Restart = Literal["never", "on-failure"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,13 +49,11 @@ class ServerState:
         log_path: of the engine's output.
         wished_port: None lets the supervisor find one.
         wished_engine: as `find_engine` takes it.
-        restart: what to do when vLLM ends without being told to.
+        terms: on which it runs.
         restarts: how often that was done since it was last ready for a while.
-        idle_stop: seconds after which nobody's asking ends it; None never does.
         base_url: "http://127.0.0.1:PORT/v1" once the port is known, "unix:PATH" of a server that can sleep.
         context: tokens, as the server itself says once it is ready.
         system_prompt: the model's own.
-        price_per_hour: of the machine, in any currency; None was not told.
         downloads: what the boot needs of the hub, as the words of `download.Fetch`.
         stages: (name, seconds since the boot began) of each stage reached.
         detail: what the running stage says of itself, such as "40%".
@@ -68,6 +64,7 @@ class ServerState:
         starter: the supervisor that began this boot, by which its processes are marked.
         supervisor: the process that owns the engine now.
         engine: vLLM's process and process group.
+        proxy: the process that shares it with a class.
     """
 
     name: str
@@ -77,13 +74,11 @@ class ServerState:
     log_path: str
     wished_port: int | None = None
     wished_engine: str | None = None
-    restart: Restart = "never"
+    terms: Terms = field(default_factory=Terms)
     restarts: int = 0
-    idle_stop: float | None = idling.DEFAULT
     base_url: str | None = None
     context: int | None = None
     system_prompt: str | None = None
-    price_per_hour: float | None = None
     downloads: tuple[str, ...] = ()
     stages: tuple[tuple[str, float], ...] = ()
     detail: str = ""
@@ -94,6 +89,7 @@ class ServerState:
     starter: Process | None = None
     supervisor: Process | None = None
     engine: Process | None = None
+    proxy: Process | None = None
 
     def with_(self, **changes: Any) -> ServerState:
         """A copy with some fields changed."""
@@ -117,7 +113,7 @@ class ServerState:
             return self if is_supervised else self._failed("its supervisor was killed during the boot")
         if self.engine is not None and self.engine.is_alive():
             return self
-        if is_supervised and self.restart == "on-failure":
+        if is_supervised and self.terms.restart == "on-failure":
             return self.with_(status="booting", detail="vLLM is gone, and will be started again")
         return self._failed("its vLLM process is gone")
 
@@ -146,7 +142,7 @@ class ServerState:
         if unknown := set(raw) - {f.name for f in fields(ServerState)}:
             raise ValueError(f"it has unknown fields, such as {min(unknown)}")
         try:
-            for name in ("starter", "supervisor", "engine"):
+            for name in ("starter", "supervisor", "engine", "proxy"):
                 raw[name] = None if raw.get(name) is None else Process(**raw[name])
                 if raw[name] is not None and not (type(raw[name].pid) is int and raw[name].pid > 1):
                     raise ValueError(f"its {name} is no process")  # 0 and -1 would mean groups
@@ -154,6 +150,7 @@ class ServerState:
             raw["plan"] = Plan.from_dict(raw["plan"])
             raw["diagnosis"] = None if raw.get("diagnosis") is None else Diagnosis.from_dict(raw["diagnosis"])
             raw["downloads"] = tuple(raw.get("downloads", ()))
+            raw["terms"] = Terms.from_dict(raw["terms"])
             raw["stages"] = tuple((k, v) for k, v in raw["stages"])
             return ServerState(**raw)
         except (AttributeError, KeyError, TypeError) as error:
@@ -236,13 +233,18 @@ def lock(name: str) -> Iterator[None]:
 
 def load(name: str) -> ServerState | None:
     """The state of this server, None where there is none that can be used."""
-    found = look(path_of(name))
+    return read(path_of(name))
+
+
+def read(path: Path) -> ServerState | None:
+    """The state in this file, which may be another home's; None where there is none that can be used."""
+    found = look(path)
     return found if isinstance(found, ServerState) else None
 
 
 def load_all() -> list[ServerState]:
     """Every server of this machine that has a usable state file, by name."""
-    return [state for state in map(look, sorted(paths.servers().glob("*.json"))) if isinstance(state, ServerState)]
+    return [state for state in map(read, sorted(paths.servers().glob("*.json"))) if state is not None]
 
 
 def unusable() -> list[Unusable]:
@@ -255,7 +257,7 @@ def elsewhere() -> list[ServerState]:
     found = []
     for path in paths.of_all_nodes("*.json"):
         with contextlib.suppress(OSError, ValueError, RecursionError):
-            state = ServerState.from_json(_trusted(path))
+            state = ServerState.from_json(read_private(path))
             if not state.is_down and _relation(state, path) == "elsewhere":
                 found.append(state)
     return found
@@ -264,11 +266,9 @@ def elsewhere() -> list[ServerState]:
 def look(path: Path) -> ServerState | Unusable | None:
     """What is in this file, which may be another home's; None where there is none."""
     try:
-        state = ServerState.from_json(_trusted(path))
+        state = ServerState.from_json(read_private(path))
     except FileNotFoundError:
         return None
-    except OSError as error:
-        return Unusable(path, "it is a link" if path.is_symlink() else f"it cannot be read: {error.strerror}")
     except (ValueError, RecursionError) as error:
         return Unusable(path, str(error))
     if state.name != path.stem:
@@ -278,34 +278,13 @@ def look(path: Path) -> ServerState | Unusable | None:
         return Unusable(path, f"its server runs on {state.place.node!r}, out of reach from here", elsewhere=True)
     if relation == "gone":
         down = state if state.is_down else state.with_(status="failed", error="this machine was started again since")
-        state = down.with_(supervisor=None, engine=None)
+        state = down.with_(supervisor=None, engine=None, proxy=None)
     return state
 
 
 def _relation(state: ServerState, path: Path) -> Relation:
     here = Place.here()
     return "here" if state.place == here else state.place.seen_from(here, beats=_beats(path))
-
-
-def _trusted(path: Path) -> str:
-    """The file's text, where nobody but its owner, who is asking, can have written it.
-
-    Raises:
-        OSError: it cannot be opened.
-        ValueError: it is not to be trusted; the message says why.
-    """
-    # Neither a link is followed nor a pipe waited for.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is no file")
-        if found.st_uid != os.getuid():
-            raise ValueError(f"it belongs to user {found.st_uid}")
-        if found.st_mode & 0o077:
-            raise ValueError("others may read or write it")
-        if found.st_size > _LARGEST:
-            raise ValueError("it is too large")
-        return file.read(_LARGEST).decode("utf-8")
 
 
 def _beats(path: Path) -> bool:
@@ -318,15 +297,8 @@ def _beats(path: Path) -> bool:
 
 
 def save(path: Path, state: ServerState) -> None:
-    """Replace the state file as a whole; nobody ever reads half of one."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # made 0600
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(state.to_json())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Replace the state file as a whole."""
+    write_private(path, state.to_json())
 
 
 def forget(name: str) -> None:

@@ -6,7 +6,6 @@ import shlex
 from typing import TYPE_CHECKING
 
 from magistral_nb.options import serve_options, split_raw
-from magistral_nb.serving import idling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -100,10 +99,5 @@ def typed(state: ServerState) -> tuple[str, ...]:
         words += ["--engine", state.wished_engine]
     if state.wished_port is not None:
         words += ["--port", str(state.wished_port)]
-    if state.idle_stop != idling.DEFAULT:
-        words += ["--idle-stop", idling.typed_of(state.idle_stop)]
-    if state.restart != "never":
-        words += ["--restart", state.restart]
-    if state.price_per_hour is not None:
-        words += ["--price-per-hour", f"{state.price_per_hour:g}"]
+    words += state.terms.words()
     return (*words, "--", *raw) if raw else tuple(words)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from magistral_nb.asking.endpoint import VLLM, Endpoint
@@ -18,6 +17,7 @@ from magistral_nb.errors import (
     ServerNotFound,
 )
 from magistral_nb.serving import registry
+from magistral_nb.serving.ending import boot_failure, ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,26 +72,24 @@ class Server:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where to ask it.
+        """Where to ask it; while it is being started again, where it was before.
 
         Raises:
-            ServerNotFound: it is not known, or not ready yet.
+            ServerNotFound: it is not known, or was not ready yet.
             ServerDied: its process is gone.
         """
         if not self.is_ours:
             return _here.connected[self.name].endpoint
         state = self._state()
-        if state.status == "booting":
+        # Its context is what it told when it was ready; where its port is lost, the next one is known in a moment.
+        if state.status == "booting" and None in (state.context, state.base_url):
             stage = state.stages[-1][0].lower() if state.stages else "starting"
             raise ServerNotFound(
                 f"Server {self.name!r} is still booting ({stage}): %magistral_serve waits for it, "
                 "%magistral_status looks."
             )
         if state.is_down or state.base_url is None:
-            raise ServerDied(
-                f"Server {self.name!r} is down ({state.error}): %magistral_logs {self.name} shows more, "
-                "%magistral_serve starts it again."
-            )
+            raise ServerDied(ending(state))
         return Endpoint(
             state.base_url,
             state.plan.model,
@@ -100,8 +98,8 @@ class Server:
             context=state.context or state.plan.context,
             system_prompt=state.system_prompt,
             sampling=state.plan.sampling,
-            can=VLLM,
-            price_per_hour=_here.prices.get((self.name, state.created), state.price_per_hour),
+            can=replace(VLLM, sleeps=state.plan.wishes.sleepable),
+            price_per_hour=_here.prices.get((self.name, state.created), state.terms.price_per_hour),
         )
 
     @property
@@ -177,7 +175,7 @@ class Server:
             if state.status == "ready":
                 break
             if state.is_down:
-                raise BootFailed(_failure(state))
+                raise BootFailed(boot_failure(state))
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"Server {self.name!r} is not ready after {timeout:g} s; its boot goes on.")
             time.sleep(_TICK_SECONDS)
@@ -324,16 +322,6 @@ def adopt(endpoint: Endpoint, survey: Survey) -> Server:
     return Server(endpoint.server)
 
 
-def check_price(price_per_hour: float | None) -> None:
-    """Refuse what is no price.
-
-    Raises:
-        InvalidOption: it is not above 0, or no number.
-    """
-    if price_per_hour is not None and not (math.isfinite(price_per_hour) and price_per_hour > 0):
-        raise InvalidOption(f"price_per_hour is {price_per_hour}, but it is a number above 0: try 2.5.")
-
-
 def _not_found(name: str) -> str:
     names = known_names()
     near = difflib.get_close_matches(name, names, n=1)
@@ -343,23 +331,3 @@ def _not_found(name: str) -> str:
         return f"Server {name!r} runs on {away[0]!r}, which shares this home but not its servers: ask it there."
     known = f"known are {', '.join(names)}" if names else "none is running"
     return f"No server {name!r} is known ({known}): %magistral_serve --name {name} starts one."
-
-
-def _failure(state: ServerState) -> str:
-    """Why a boot failed: the cause, what to do, what to type, and below it the log's own words."""
-    cause = f"Server {state.name!r} did not boot: {(state.error or 'nobody knows why').rstrip('.')}."
-    found = state.diagnosis
-    if found is None:
-        return f"{cause} %magistral_logs {state.name} shows more."
-    told = f"{cause} {found.remedy}"
-    if found.changes:
-        from magistral_nb.serving.masking import masked
-        from magistral_nb.serving.serve_line import serve_line, typed
-
-        again = typed(state)
-        # A switch that the plan itself has set changes nothing.
-        news = [change for change in found.changes if change[1] != "" or change[0].split()[-1] not in state.plan.argv]
-        if (line := serve_line(again, news)) != serve_line(again, ()):
-            told += f" To try that: {masked(line)}"
-    shown = found.context or ((found.evidence,) if found.evidence not in cause else ())
-    return "\n".join((told, *(f"    {line}" for line in shown)))

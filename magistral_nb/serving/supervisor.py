@@ -30,10 +30,12 @@ from magistral_nb.serving.boot_log import ASKING, DOWNLOADING, BootLog
 from magistral_nb.serving.diagnosis import diagnose
 from magistral_nb.serving.freeing import freed
 from magistral_nb.serving.idling import Idleness, typed_of
+from magistral_nb.serving.kept_proxy import KeptProxy
 from magistral_nb.serving.launch import GUARDED, HOST, EngineGroup, engine_environment, free_port
 from magistral_nb.serving.masking import masked
 from magistral_nb.serving.metrics import Metrics, parse
-from magistral_nb.serving.orphans import engine_processes, groups, marked
+from magistral_nb.serving.orphans import groups, marked
+from magistral_nb.serving.terms import MOST_RESTARTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
     from magistral_nb.serving.registry import ServerState
 
 ASKED = signal.SIGINT  # a person's wish to end the server; SIGTERM is the system's
-MOST_RESTARTS = 3
 _PAUSES = (1.0, 4.0, 16.0)  # seconds before each of them
 _WELL_SECONDS = 600.0  # of being ready, after which earlier restarts no longer count
 _PORTS = 3  # how many are tried where one is taken in between
@@ -71,6 +72,7 @@ class Supervisor:
         self._api: EngineApi | None = None
         self._begun_at = 0  # bytes of the log, behind what a download said, which would be taken for vLLM's
         self._engine: EngineGroup | None = None
+        self._proxy = KeptProxy(state.proxy)
 
     def boot(self) -> None:
         """The whole life of a server."""
@@ -105,6 +107,7 @@ class Supervisor:
             self._write(status="failed", error=f"its supervisor failed ({type(error).__name__}: {error})")
             raise
         finally:
+            self._proxy.end()
             if self._engine is not None:
                 self._end_engine()
             if self._told_by == signal.SIGTERM and not self._state.is_down:
@@ -125,16 +128,17 @@ class Supervisor:
             if self._told_to_end():
                 return
             how, found = self._why()
-            self._end_engine()
+            pause = 0.0
+            # Written down before anything is waited for: whoever was being answered asks why.
             if found is not None and found.id == "port_in_use" and self._state.wished_port is None and ports > 1:
                 ports -= 1
                 self._write(status="booting", base_url=None, engine=None)
-            elif not self._may_restart():
-                self._write(status="failed", error=how, diagnosis=found)
-                return
+            elif self._may_restart():
+                pause = self._prepare_restart(how, found)
             else:
-                self._wait_for_restart(how, found)
-            if self._stop.is_set():
+                self._write(status="failed", error=how, diagnosis=found)
+            self._end_engine()
+            if self._state.is_down or self._stop.wait(pause):
                 return
 
     def _told_to_end(self) -> bool:
@@ -239,10 +243,11 @@ class Supervisor:
         if self._engine is None:
             return
         ready = beaten = looked = time.monotonic()
-        limit = self._state.idle_stop
+        limit = self._state.terms.idle_stop
         idleness = Idleness(ready)
         while not self._engine.has_ended() and not self._stop.wait(_TICK_SECONDS):
             now = time.monotonic()
+            self._tend_proxy(now)
             if now - beaten > registry.BEAT_SECONDS:
                 beaten = now
                 self._beat()
@@ -252,6 +257,11 @@ class Supervisor:
                 looked = now
                 if self._nobody_asks(idleness, limit):
                     return
+
+    def _tend_proxy(self, now: float) -> None:
+        with contextlib.suppress(OSError):  # a log that cannot be written, or no room for a process: tried again
+            self._proxy.tend(self._path, self._state, now)
+            self._write(proxy=self._proxy.process)
 
     def _nobody_asks(self, idleness: Idleness, limit: float) -> bool:
         """Whether the server ends for want of questions; one that can sleep is put to sleep instead."""
@@ -279,14 +289,15 @@ class Supervisor:
 
     def _may_restart(self) -> bool:
         was_ready = self._state.status == "ready" or self._state.restarts > 0
-        return self._state.restart == "on-failure" and was_ready and self._state.restarts < MOST_RESTARTS
+        return self._state.terms.restart == "on-failure" and was_ready and self._state.restarts < MOST_RESTARTS
 
-    def _wait_for_restart(self, how: str, found: Diagnosis | None) -> None:
+    def _prepare_restart(self, how: str, found: Diagnosis | None) -> float:
+        """Write down that it will be started again; returns after how many seconds."""
         pause, restarts = _PAUSES[self._state.restarts], self._state.restarts + 1
         self._began = time.monotonic()
         self._write(status="booting", engine=None, restarts=restarts, stages=(), error=how, diagnosis=found)
         self._reached(f"Starting again ({restarts} of {MOST_RESTARTS})", "")
-        self._stop.wait(pause)
+        return pause
 
     def _why(self) -> tuple[str, Diagnosis | None]:
         """How vLLM has ended, and what its log tells of why."""
@@ -307,11 +318,11 @@ class Supervisor:
         """End its processes, and wait until the GPU's memory is free."""
         if self._engine is None:
             return
-        if self._engine.child is not None or engine_processes(self._state):
-            with freed(self._state.plan, self._engine.process.pid):
-                self._engine.end()
-        for group in groups(self._path):  # of children that have left the engine's
-            end_group(group)
+        with freed(self._state.plan, self._engine.process.pid):
+            self._engine.end()
+            stays = set() if self._proxy.process is None else {self._proxy.process.pid}
+            for group in groups(self._path) - stays:  # children that have left it, or have outlived it
+                end_group(group)
         self._engine = None
         base_url = self._state.base_url or ""
         if base_url.startswith(UNIX):

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from magistral_nb import paths
 from magistral_nb.errors import BootFailed, MagistralError
 from magistral_nb.processes import end_group
 from magistral_nb.serving import orphans, registry, supervisor
@@ -32,7 +33,8 @@ _children: list[subprocess.Popen[bytes]] = []
 def tend_all() -> list[str]:
     """See to every server of this machine; returns what was done, in a line each."""
     done = [line for state in registry.load_all() if (line := tend(state))]
-    return done + [f"{orphan.title} has ended." for orphan in orphans.end_orphans() if not orphan.process.is_alive()]
+    ended = orphans.end_orphans(paths.servers())
+    return done + [f"{orphan.title} has ended." for orphan in ended if not orphan.process.is_alive()]
 
 
 def tend(state: ServerState) -> str | None:

@@ -52,6 +52,22 @@ def table_text(title: str, rows: Rows, notes: Sequence[str] = ()) -> str:
     return printable("\n".join([title, *lines, *notes]))
 
 
+def aligned(rows: Rows) -> str:
+    """Columns as lines, the first row being their heads.
+
+    Example:
+        >>> print(aligned([("name", "status"), ("default", "ready")]))
+        name     status
+        default  ready
+    """
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return printable(
+        "\n".join(
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
+    )
+
+
 def table_html(title: str, rows: Rows, notes: Sequence[str] = ()) -> str:
     """The table as HTML; every word is escaped, since a folder or a model can have any name."""
     cell = '<td style="text-align: left; vertical-align: top; padding: 0 12px 0 0; background: none">'

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from magistral_nb.asking.events import Event
 
 _DIM, _RESET = "\x1b[2m", "\x1b[0m"
+_CLEAR = "\r\x1b[K"  # the line that was written last
 
 
 class TextView:
     r"""Writes the thinking, dimmed, to one stream and, where it is given, the answer to another.
 
-    Control characters of the model are shown as pictures, so that it cannot drive the terminal.
+    Control characters of the model are shown as pictures, so that it cannot drive the terminal. What a question waits
+    for is a line that a terminal shows meanwhile.
 
     Example:
         >>> import io; from magistral_nb.asking.draft import Draft
@@ -51,10 +53,13 @@ class TextView:
             colour = self._stream.isatty() and not os.environ.get("NO_COLOR")
         self._dim, self._reset = (_DIM, _RESET) if colour else ("", "")
         self._dimmed = False
+        self._waits_for = ""
         self._column = {id(self._stream): 0, id(answer_stream): 0}  # 0: at the start of a line
 
-    def update(self, events: Sequence[Event], progress: Progress) -> None:  # noqa: ARG002
-        """Write what arrived."""
+    def update(self, events: Sequence[Event], progress: Progress) -> None:
+        """Write what arrived, or what it waits for."""
+        if events and progress.waits_for != self._waits_for:
+            self._show_wait(progress.waits_for)
         for event in events:
             if isinstance(event, Thinking):
                 if not self._dimmed:
@@ -70,12 +75,24 @@ class TextView:
 
     def close(self, answer: Answer) -> None:
         """End the last line and say on the thinking's stream how it went, with the answer's notes below."""
+        self._show_wait("")
         self._end_thinking()
         if self._answer_stream is not None:
             self._end_line(self._answer_stream)
         self._flush()  # on one terminal the answer comes before the line about it
         self._write(self._stream, f"{self._dim}{resting_text(answer)}{self._reset}\n", ours=True)
         self._flush()
+
+    def _show_wait(self, waits_for: str) -> None:
+        """Write over the line that a terminal showed last, or take it away."""
+        if not self._stream.isatty():
+            return
+        self._end_thinking()
+        if self._waits_for:
+            self._stream.write(_CLEAR)
+        if waits_for:
+            self._stream.write(f"{self._dim}Waiting, {waits_for}{self._reset}")
+        self._waits_for = waits_for
 
     def _end_thinking(self) -> None:
         if self._dimmed:

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from stand_in import StandIn, answer, content, deltas, done, finish, reasoning, usage
+from stand_in import StandIn, answer, content, deltas, done, finish, reasoning, refuse, usage
 
 import magistral_nb
 from magistral_nb import errors
@@ -64,6 +64,25 @@ def test_a_piece_of_several_tokens_is_cut_inside(stand_in, server):
     result = magistral_nb.reason("2+2?", thinking_budget=3)
     assert result.thinking == closed(stand_in.requests[1]) == "one two th"
     assert result.usage.thinking_tokens == 3
+
+
+@pytest.mark.parametrize(("budget", "thought"), [(3, "one"), (1, "one"), (5, "one two three")])
+def test_where_nobody_tells_the_text_of_tokens_whole_pieces_are_kept(stand_in, server, budget, thought):
+    """As behind a class's proxy, which has no /detokenize."""
+    pieces = [THOUGHT[0], reasoning(" two three", [2, 3, 4, 5]), reasoning(" four", [6])]
+    stand_in.enqueue(deltas(pieces, ending="hang"), deltas(REST))
+    endpoint = replace(server.endpoint, can=replace(server.endpoint.can, tokenize=False))
+    result = Running(endpoint, Question(text="2+2?", thinking_budget=budget)).follow([])
+    assert result.thinking == closed(stand_in.requests[1]) == thought
+    assert result.usage.thinking_tokens == (5 if budget == 5 else 1)
+    assert result.finish_reason == "budget"
+
+
+def test_nor_where_the_helper_fails(stand_in, server):
+    stand_in.pages["/detokenize"] = refuse(404, "Not Found")
+    stand_in.enqueue(deltas([reasoning("one two", [1, 2])], ending="hang"), deltas(REST))
+    result = magistral_nb.reason("2+2?", thinking_budget=1)
+    assert (result.thinking, result.text, result.usage.thinking_tokens) == ("", "4", 0)
 
 
 def test_max_tokens_hold_for_both_requests_together(stand_in, server):

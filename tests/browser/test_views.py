@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 SETUP = """
 import time
 from magistral_nb.asking.draft import Draft
-from magistral_nb.asking.events import Finished, Said, Thinking, UsageReported
+from magistral_nb.asking.events import Finished, Queued, Said, Thinking, UsageReported
 from magistral_nb.views.boot_view import BootView
 from magistral_nb.views.trace_view import TraceView
 
@@ -113,6 +113,20 @@ def wait_for_text(lab: Lab, index: int, words: str, seconds: float = 30) -> None
 
 def length(lab: Lab, index: int) -> int:
     return lab.cell(index).locator(".magistral-view pre").evaluate("element => element.textContent.length")
+
+
+def test_the_place_in_a_queue_is_shown_until_the_first_token(lab: Lab) -> None:
+    waiting = "[Queued(3, 12)] * 60 + [Queued(2, 12)] * 60"
+    lab.open(
+        lab.server.write("queue.ipynb", [SETUP, f"play({waiting} + thinking({TRACE * 3!r}) + [Finished('stop')])"])
+    )
+    lab.run_all()
+    summary = lab.cell(1).locator(".magistral-view summary")
+    for place in ("place 3 of 12", "place 2 of 12"):
+        wait_for_text(lab, 1, place)
+        assert summary.inner_text().startswith("Waiting")
+    wait_for_text(lab, 1, "Thinking")
+    assert "place" not in summary.inner_text()
 
 
 def test_the_trace_grows_folds_and_rests(lab: Lab) -> None:

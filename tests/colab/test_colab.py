@@ -33,7 +33,7 @@ FAST = "not long and not engine and not browser"
 # IPython 7 wants it and the image lacks it. This one is of the image's day: later ones replace the image's parso.
 JEDI = "jedi==0.19.2"
 # These use every dependency whose floor is below Colab's version.
-TOUCHING_FLOORS = ["asking", "serving", "views"]
+TOUCHING_FLOORS = ["asking", "serving", "sharing", "views"]
 
 
 @dataclass

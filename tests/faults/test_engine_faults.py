@@ -53,7 +53,7 @@ def test_what_was_sent_before_a_kill_is_in_the_answer(serve, room, checkpoint):
 def test_a_crash_that_nobody_asked_during_is_told_by_the_next_question(serve):
     server = serve()
     send(signal.SIGKILL, engine_of(server))
-    with pytest.raises(errors.ServerDied, match="is down"):
+    with pytest.raises(errors.ServerDied, match="has died"):
         server.reason("count 5")
 
 

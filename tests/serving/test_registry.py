@@ -11,10 +11,12 @@ import pytest
 from serving.test_plan import H100, VLLM
 
 from magistral_nb import errors
+from magistral_nb.private_file import read_private
 from magistral_nb.processes import Process
 from magistral_nb.serving import registry, server
 from magistral_nb.serving.catalogue import RELEASES
 from magistral_nb.serving.planner import make_plan
+from magistral_nb.serving.terms import Terms
 from magistral_nb.serving.wishes import Wishes
 
 
@@ -27,7 +29,7 @@ def state():
         api_key="k" * 43,
         log_path="/tmp/x.log",
         base_url="http://127.0.0.1:1/v1",
-        price_per_hour=2.5,
+        terms=Terms(price_per_hour=2.5),
         stages=(("Starting vLLM", 0.0), ("Loading", 1.5)),
         engine=Process.of(os.getpid()),
     )
@@ -41,10 +43,11 @@ def test_round_trip(state):
     assert [p.name for p in path.parent.iterdir()] == ["default.json"], "no temporary file stays"
 
 
-def test_a_file_from_before_there_were_prices_is_read(state):
+def test_terms_that_make_no_sense_are_not_believed(state):
     raw = json.loads(state.to_json())
-    del raw["price_per_hour"]
-    assert registry.ServerState.from_json(json.dumps(raw)) == state.with_(price_per_hour=None)
+    raw["terms"]["restart"] = "always"
+    with pytest.raises(ValueError, match="it is incomplete: restart is 'always'"):
+        registry.ServerState.from_json(json.dumps(raw))
 
 
 def test_another_price_counts_for_this_process_and_this_server(state):
@@ -52,7 +55,7 @@ def test_another_price_counts_for_this_process_and_this_server(state):
     assert server.Server().endpoint.price_per_hour == 2.5
     server.set_price(state, 3)
     assert server.Server().endpoint.price_per_hour == 3
-    assert registry.load("default").price_per_hour == 2.5
+    assert registry.load("default").terms.price_per_hour == 2.5
     registry.save(registry.path_of("default"), state.with_(created=state.created + 60))  # replaced by another process
     assert server.Server().endpoint.price_per_hour == 2.5
 
@@ -74,7 +77,7 @@ def written(state, name="default", **changes):
         ('{"version": 99}', "another version of magistral_nb has written it"),
         ('{"version": 3, "name": "default"}', "it is incomplete"),
         ('{"version": 3, "colour": "red"}', "it has unknown fields, such as colour"),
-        ("\xff", "utf-8"),
+        ("\xff", "it is no text"),
         ("x" * 2**21, "it is too large"),
     ],
 )
@@ -110,7 +113,7 @@ def test_neither_links_nor_pipes_nor_folders_are_followed(state, tmp_path):
     assert registry.look(path).why == "it is no file", "and nobody waits for a writer"
     path.unlink()
     path.mkdir()
-    assert registry.look(path).why == "it cannot be read: Is a directory"
+    assert registry.look(path).why == "it is no file"
 
 
 def test_a_file_that_others_could_have_written_is_not_believed(state, monkeypatch):
@@ -120,7 +123,7 @@ def test_a_file_that_others_could_have_written_is_not_believed(state, monkeypatc
     path.chmod(0o600)
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(ValueError, match="it belongs to user"):
-        registry._trusted(path)
+        read_private(path)
 
 
 def test_a_copy_under_another_name_is_not_believed(state):
@@ -176,6 +179,7 @@ def test_a_disk_without_locks_is_told_in_a_line(monkeypatch):
 SUPERVISED = {"supervisor": Process.of(os.getpid())}
 LOST = {"supervisor": Process(2**22 + 1, 0.0)}
 DEAD = {"engine": Process(2**22 + 1, 0.0)}
+RESTARTED = {"terms": Terms(restart="on-failure")}
 
 
 @pytest.mark.parametrize(
@@ -185,8 +189,8 @@ DEAD = {"engine": Process(2**22 + 1, 0.0)}
         (LOST, "ready", None),
         (LOST | DEAD, "failed", "its vLLM process is gone"),
         (SUPERVISED | DEAD, "failed", "its vLLM process is gone"),
-        (SUPERVISED | DEAD | {"restart": "on-failure"}, "booting", None),
-        (LOST | DEAD | {"restart": "on-failure"}, "failed", "its vLLM process is gone"),
+        (SUPERVISED | DEAD | RESTARTED, "booting", None),
+        (LOST | DEAD | RESTARTED, "failed", "its vLLM process is gone"),
         (SUPERVISED | {"status": "booting"}, "booting", None),
         (LOST | {"status": "booting"}, "failed", "its supervisor was killed during the boot"),
         (LOST | DEAD | {"status": "ended", "error": "nobody asked"}, "ended", "nobody asked"),

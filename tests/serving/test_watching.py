@@ -16,6 +16,7 @@ from magistral_nb.options import serve_options, split_raw, split_words
 from magistral_nb.serving import watching
 from magistral_nb.serving.metrics import Metrics
 from magistral_nb.serving.registry import ServerState
+from magistral_nb.serving.terms import Terms
 from magistral_nb.serving.wishes import Wishes
 
 CALM = Metrics(
@@ -146,7 +147,7 @@ def test_who_followed_the_advice_is_advised_by_the_places_that_there_are_now(ser
 
 def test_a_line_keeps_name_port_and_price_and_all_that_was_wished_for(served, readings):
     readings += [FULL, FULL]
-    state = {"name": "second", "wished_port": 8000, "price_per_hour": 2.5}
+    state = {"name": "second", "wished_port": 8000, "terms": Terms(price_per_hour=2.5)}
     told = watching.advise(served("2509 --kv-cache auto -- --seed 3", **state))
     kept = "--name second --port 8000 --price-per-hour 2.5"
     assert lines(told) == [

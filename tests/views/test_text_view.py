@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from magistral_nb.answers.answer import Answer, Usage
 from magistral_nb.asking.draft import Progress
-from magistral_nb.asking.events import Finished, Noted, Said, Thinking, UsageReported
+from magistral_nb.asking.events import Finished, Noted, Queued, Said, Thinking, UsageReported
 from magistral_nb.views.text_view import QuietView, TextView
 
 PROGRESS = Progress("thinking", 1.0, 1, None)
@@ -54,6 +54,42 @@ def test_only_a_terminal_gets_colours(monkeypatch):
     forced = io.StringIO()
     run(TextView(forced, colour=True), Thinking("a"))
     assert "\x1b[2m" in forced.getvalue()
+
+
+def test_what_a_question_waits_for_is_a_line_that_goes_away():
+    terminal, place = Terminal(), Progress("waiting", 1.0, 0, None, "place 3 of 12")
+    view = TextView(terminal, colour=False)
+    view.update([Queued(3, 12)], place)
+    view.update([], place)
+    view.update([Queued(2, 12)], dataclasses.replace(place, waits_for="place 2 of 12"))
+    assert terminal.getvalue() == "Waiting, place 3 of 12\r\x1b[KWaiting, place 2 of 12"
+    run(view, Thinking("a"))
+    assert terminal.getvalue().endswith("place 2 of 12\r\x1b[Ka\nThought for 3 s, 211 tokens\n")
+
+
+def test_it_goes_away_also_where_no_token_comes():
+    terminal = Terminal()
+    view = TextView(terminal, colour=False)
+    view.update([Queued(3, 12)], Progress("waiting", 1.0, 0, None, "place 3 of 12"))
+    view.close(dataclasses.replace(ANSWER, thinking="", text="", finish_reason="interrupted"))
+    assert "place 3 of 12\r\x1b[KStopped after" in terminal.getvalue()
+
+
+def test_between_thought_and_answer_it_has_a_line_of_its_own():
+    terminal = Terminal()
+    view = TextView(terminal, answer_stream=terminal, colour=True)
+    view.update([Thinking("a")], PROGRESS)
+    view.update([Queued(1, 1)], Progress("waiting", 1.0, 1, None, "place 1 of 1"))
+    run(view, Said("4"))
+    shown = terminal.getvalue()
+    assert shown.startswith("\x1b[2ma\x1b[0m\n\x1b[2mWaiting, place 1 of 1\x1b[0m\r\x1b[K4\n")
+
+
+def test_a_log_has_no_line_of_it():
+    log = io.StringIO()
+    view = TextView(log)
+    view.update([Queued(3, 12)], Progress("waiting", 1.0, 0, None, "place 3 of 12"))
+    assert not log.getvalue()
 
 
 def test_an_interrupt_in_the_middle_leaves_a_clean_line():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import types
@@ -9,7 +10,7 @@ import pytest
 
 from magistral_nb.answers.answer import Answer
 from magistral_nb.asking.draft import Progress
-from magistral_nb.asking.events import Said, Thinking
+from magistral_nb.asking.events import Queued, Said, Thinking
 from magistral_nb.views.trace_view import TraceView
 
 
@@ -127,6 +128,17 @@ def test_nothing_is_sent_while_nothing_happens(page):
 def test_progress_travels_with_the_text(page):
     TraceView().update([Thinking("x")], progress(seconds=3.0, tokens=None, rate=None))
     assert page.sent[0]["progress"] == {"state": "thinking", "seconds": 3.0, "tokens": None, "rate": None}
+
+
+def test_the_page_hears_of_each_place_in_the_queue_once(page):
+    clock = Clock()
+    view = TraceView(clock=clock)
+    for waits_for in ("place 2 of 3", "place 2 of 3", "place 1 of 3", ""):
+        clock.now += 1
+        view.update([Queued(2, 3)], dataclasses.replace(progress("waiting"), waits_for=waits_for))
+    told = [message["progress"] for message in page.sent]
+    assert [each.get("waits") for each in told] == ["place 2 of 3", "place 1 of 3", None]
+    assert {each["state"] for each in told} == {"waiting"}
 
 
 def test_control_characters_and_broken_unicode_cannot_stop_the_stream(page):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from signal import Signals
-
 from magistral_nb.serving.failures.failure import Failure, on, planned_context
 
 _LOGS = "%magistral_logs shows the whole log."
@@ -109,36 +107,37 @@ WARNINGS = (
     ),
 )
 
-# What the number of a signal says where the log says nothing.
+# What the number of a signal says where the log says nothing. Linux's numbers, as engines run there; by name they would
+# be missing on Windows, where people connect.
 SIGNALS: dict[int, Failure] = {
-    Signals.SIGKILL: on(
+    9: on(
         "killed",
         cause="The engine was killed (SIGKILL), mostly by the system because the machine's memory ran out.",
         remedy="End other programs and kernels, take a smaller model, or a machine with more memory.",
     ),
-    Signals.SIGILL: on(
+    4: on(
         "illegal_instruction",
         cause="The engine used an instruction that this processor does not have, or keeps from it (SIGILL).",
         remedy="Leave --engine away: the engine that --install makes asks Linux for what vLLM needs; a processor "
         "without AVX2 is too old.",
     ),
-    Signals.SIGSEGV: on(
+    11: on(
         "segfault",
         cause="The engine crashed in compiled code (SIGSEGV).",
         remedy="Run the same line again; if it comes back, do without CUDA graphs.",
         changes=(("-- --enforce-eager", ""),),
     ),
-    Signals.SIGBUS: on(
+    7: on(
         "bus_error",
         cause="The engine lost memory that it used (SIGBUS): /dev/shm is too small, or a file of weights was cut.",
         remedy="Start the container with --shm-size=8g or --ipc=host; free the disk that the weights lie on.",
     ),
-    Signals.SIGABRT: on(
+    6: on(
         "aborted",
         cause="The engine gave up in compiled code (SIGABRT).",
         remedy=_LOGS,
     ),
-    Signals.SIGTERM: on(
+    15: on(
         "terminated",
         cause="Something else ended the engine (SIGTERM).",
         remedy="Run the same line again; look whether a job system or a container has a time limit.",

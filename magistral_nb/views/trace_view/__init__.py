@@ -41,7 +41,7 @@ class TraceView:
         self._widget: TraceWidget | None = None
         self._texts = {"thinking": _Growing(), "answer": _Growing()}
         self._flushed = float("-inf")
-        self._state = "waiting"
+        self._told = "waiting", ""  # the state, and what it waits for
         self._snapshot = 0
 
     def open(self) -> None:
@@ -61,10 +61,11 @@ class TraceView:
                 self._texts["thinking"].add(event.text)
             elif isinstance(event, Said):
                 self._texts["answer"].add(event.text)
-        new = any(text.pending for text in self._texts.values()) or progress.state != self._state
+        told = progress.state, progress.waits_for
+        new = any(text.pending for text in self._texts.values()) or told != self._told
         now = self._clock()
         if new and now - self._flushed >= _FLUSH_SECONDS:
-            self._flushed, self._state = now, progress.state
+            self._flushed, self._told = now, told
             self._flush(progress)
 
     def close(self, answer: Answer) -> None:
@@ -87,6 +88,7 @@ class TraceView:
                 "tokens": progress.thinking_tokens,
                 "rate": progress.tokens_per_second,
             }
+            | ({"waits": progress.waits_for} if progress.waits_for else {})
         }
         pieces = {name: text.take() for name, text in self._texts.items() if text.pending}
         length = sum(text.length for text in self._texts.values())

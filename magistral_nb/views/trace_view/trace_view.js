@@ -2,7 +2,7 @@
 // What the model wrote becomes text nodes and nothing else.
 // @ts-check
 
-/** @typedef {{ state: string, seconds: number, tokens: number | null, rate: number | null }} Progress */
+/** @typedef {{ state: string, seconds: number, tokens: number | null, rate: number | null, waits?: string }} Progress */
 /** @typedef {{ thinking?: [number, string], answer?: [number, string], progress?: Progress }} Message */
 /** @typedef {{ get(name: string): any, on(event: string, callback: (message: any) => void): void }} Model */
 
@@ -124,8 +124,9 @@ export default () => {
       details.open = !model.get("folded");
       const summary = make("summary");
       summary.setAttribute("data-lm-suppress-shortcuts", "true"); // Enter and Space fold, and reach no cell
-      const [state, seconds, tokens, rate] = [make("b"), make("span"), make("span"), make("span")];
-      summary.append(make("span", "magistral-pulse"), state, seconds, tokens, rate);
+      const state = make("b");
+      const [waits, seconds, tokens, rate] = [make("span"), make("span"), make("span"), make("span")];
+      summary.append(make("span", "magistral-pulse"), state, waits, seconds, tokens, rate);
       const box = make("pre");
       box.tabIndex = 0;
       const said = make("div", "magistral-answer");
@@ -159,7 +160,8 @@ export default () => {
         state.textContent = STATES[progress.state] ?? "Answering";
         tokens.textContent = progress.tokens ? `${progress.tokens.toLocaleString("en")} tokens` : "";
         rate.textContent = progress.rate ? `${progress.rate.toFixed(progress.rate < 10 ? 1 : 0)} tok/s` : "";
-        for (const part of [tokens, rate]) part.hidden = !part.textContent;
+        waits.textContent = progress.waits ?? "";
+        for (const part of [waits, tokens, rate]) part.hidden = !part.textContent;
         tick();
         grown();
       }

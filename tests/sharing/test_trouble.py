@@ -1,0 +1,137 @@
+"""When something goes wrong: the server behind, the keys, the proxy itself; a stand-in is behind it (no engine)."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from classroom import UPSTREAM_KEY, Stream, error_of, until
+from stand_in import StandIn, content, deltas, done, finish, hang, reasoning, refuse, role, usage
+
+from magistral_nb.sharing import key_ring, reply as reply_module
+
+SHARE = {"at_once": 1, "per_student": 1}
+SHORT = [role([1, 2, 3]), reasoning("Hm.", [5, 6]), content("4", [7]), finish("stop"), usage(3, 4, 2), done()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"status": "booting", "base_url": None}, "is booting"),
+        ({"status": "failed"}, "is down"),
+        ({"status": "sleeping"}, "is sleeping"),
+    ],
+)
+def test_a_server_that_cannot_answer_is_told_in_one_line(room, ada, changes, says):
+    room.write(**changes)
+    try:
+        reply = room.ask(ada)
+        with room.client(ada) as client:
+            health, models, state = (client.get(page) for page in ("/health", "/v1/models", "/state"))
+    finally:
+        room.write()
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "10")
+    assert error_of(reply)["message"] == f"The teacher's server {says}: ask again in a while."
+    assert (health.status_code, models.status_code, state.status_code) == (503, 503, 200)
+    assert state.json()["status"] == changes["status"]
+
+
+def test_a_server_that_is_gone_is_told_and_found_again_where_it_comes_back(room, ada):
+    with StandIn(key=UPSTREAM_KEY) as other:
+        room.write(base_url=other.url)
+        other.enqueue(deltas(SHORT))
+        assert room.ask(ada).status_code == 200
+        assert len(other.requests) == 1
+    reply = room.ask(ada)
+    assert (reply.status_code, error_of(reply)["message"]) == (
+        503,
+        "The teacher's server is down: ask again in a while.",
+    )
+    room.write()
+    room.vllm.enqueue(deltas(SHORT))
+    assert room.ask(ada).status_code == 200
+
+
+def test_a_server_on_a_unix_socket_is_reached(room, ada, tmp_path):
+    with StandIn(key=UPSTREAM_KEY, unix=str(tmp_path / "vllm.sock")) as other:
+        room.write(base_url=other.url)
+        try:
+            other.enqueue(deltas(SHORT))
+            assert room.ask(ada).text.endswith("data: [DONE]\n\n")
+        finally:
+            room.write()
+
+
+def test_a_server_that_dies_in_mid_stream_ends_it_with_an_error(room, ada):
+    room.vllm.enqueue(deltas([role([1]), reasoning("Hm", [5])], ending="die"))
+    reply = room.ask(ada)
+    assert reply.status_code == 200
+    assert '"reasoning":"Hm"' in reply.text
+    assert "[DONE]" not in reply.text
+    assert error_of(reply.text)["message"] == "The teacher's server broke off: ask again in a while."
+
+
+def test_a_stream_without_its_end_mark_has_broken_off(room, ada):
+    room.vllm.enqueue(deltas([role([1]), reasoning("Hm", [5])]))
+    assert error_of(room.ask(ada).text)["message"] == "The teacher's server broke off: ask again."
+
+
+def test_an_error_after_waiting_comes_as_an_event(room, ada, ben):
+    room.vllm.enqueue(hang(), refuse(400, "too hot"))
+    with Stream(room, ada) as first, Stream(room, ben) as second:
+        assert second.line() == ": magistral_nb queue 1 of 1"
+        first.close()
+        assert error_of(second.rest())["message"] == "too hot."
+
+
+def test_a_server_that_goes_while_some_wait_tells_them_at_their_turn(room, ada, ben):
+    room.vllm.enqueue(hang())
+    with Stream(room, ada) as first, Stream(room, ben) as second:
+        second.line()
+        room.write(status="booting")
+        first.close()
+        told = error_of(second.rest())
+    room.write()
+    assert (told["code"], "is booting" in told["message"]) == (503, True)
+
+
+def test_a_revoked_key_ends_what_runs_and_what_waits_with_it(room, ada, ben):
+    path = key_ring.path_of(room.path)
+    cleo = next(room.names)
+    room.vllm.enqueue(hang(), deltas(SHORT))
+    with Stream(room, ada) as running, Stream(room, ben) as waiting, Stream(room, cleo) as other:
+        waiting.line()
+        began = time.monotonic()
+        key_ring.revoke(path, ada)
+        key_ring.revoke(path, ben)
+        for stream in (running, waiting):
+            assert error_of(stream.rest())["message"] == "This key was revoked: ask your teacher."
+        assert time.monotonic() - began < 1
+        assert other.rest().endswith("data: [DONE]"), "the seat was given to who is left"
+        reply = room.ask(ada)
+    assert (reply.status_code, "revoked" in error_of(reply)["message"]) == (401, True)
+
+
+def test_a_new_student_is_known_before_the_next_request(room):
+    ring = key_ring.add(key_ring.path_of(room.path), ["zoë"])
+    with room.client(Authorization=f"Bearer {ring.keys['zoë']}") as client:
+        assert client.get("/state").json()["you"]["student"] == "zoë"
+
+
+def test_keys_that_others_may_read_let_nobody_in(room, ada):
+    path = key_ring.path_of(room.path)
+    path.chmod(0o644)
+    reply = room.ask(ada)
+    path.chmod(0o600)
+    assert (reply.status_code, "cannot be read" in error_of(reply)["message"]) == (503, True)
+    with room.client(ada) as client:
+        assert client.get("/state").status_code == 200
+
+
+def test_a_student_who_reads_nothing_loses_the_seat(room, ada, monkeypatch):
+    monkeypatch.setattr(reply_module, "_STALLED_SECONDS", 0.2)
+    room.vllm.enqueue(deltas([role([1]), *[reasoning("x" * 100_000, [5])] * 200], ending="hang"))
+    with Stream(room, ada):
+        request = room.vllm.wait_for(1)
+        assert request.disconnected.wait(5)
+        until(lambda: room.room.running == 0)
