@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 KEY_VARIABLE = "VLLM_API_KEY"  # vLLM reads its key here, where `ps` does not show it
+GUARDED = ("--middleware", "magistral_nb_doors.Doors")  # or that key would guard half of its routes
+_DOORS = Path(__file__).parent / "doors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ def engine_environment(state: ServerState, own: Mapping[str, str], path: Path) -
     if state.plan.argv[0] != sys.executable:
         dropped.add("PYTHONPATH")
     kept = {name: value for name, value in own.items() if name not in dropped}
+    # All that vLLM can import of this package.
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_DOORS), kept.get("PYTHONPATH")]))
     # Programs that came with the engine, as ninja, which FlashInfer calls, are found as in an activated environment.
     kept["PATH"] = os.pathsep.join([str(Path(state.plan.argv[0]).parent), own.get("PATH", os.defpath)])
     return (

@@ -31,7 +31,7 @@ from magistral_nb.serving.diagnosis import diagnose
 from magistral_nb.serving.freeing import freed
 from magistral_nb.serving.idling import Idleness, typed_of
 from magistral_nb.serving.kept_proxy import KeptProxy
-from magistral_nb.serving.launch import HOST, EngineGroup, engine_environment, free_port
+from magistral_nb.serving.launch import GUARDED, HOST, EngineGroup, engine_environment, free_port
 from magistral_nb.serving.masking import masked
 from magistral_nb.serving.metrics import Metrics, parse
 from magistral_nb.serving.orphans import groups, marked
@@ -158,7 +158,7 @@ class Supervisor:
         self._begun_at = Path(self._state.log_path).stat().st_size
         self._api = EngineApi(base_url, self._state.api_key)
         self._engine = EngineGroup.start(
-            [*self._state.plan.argv, *where],
+            [*self._state.plan.argv, *where, *GUARDED],
             self._state.log_path,
             engine_environment(self._state, os.environ, self._path),
             self._state.plan.niceness,

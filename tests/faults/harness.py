@@ -1,7 +1,7 @@
 """What every fault is followed by: one check that nothing is left behind and nothing was lost.
 
 It looks at the system itself (/proc, sockets, files) and not through the package's own eyes, but for reading a state
-file. tests/faults/test_check.py shows that it finds each kind of damage where there is some.
+file. tests/faults/test_fault_check.py shows that it finds each kind of damage where there is some.
 """
 
 from __future__ import annotations

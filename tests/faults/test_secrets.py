@@ -1,7 +1,7 @@
 """A server's key and its user's tokens are looked for wherever they could have got to.
 
 A real notebook, run by nbclient and saved, and real supervisors; the engine is the talking stand-in, which writes what
-it should not. What the real vLLM leaves open: test_doors.py.
+it should not. What the real vLLM leaves open: test_open_doors.py.
 """
 
 from __future__ import annotations

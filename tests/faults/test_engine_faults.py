@@ -1,6 +1,6 @@
 """Faults of vLLM's own processes: killed, crashed, hanging, robbed of their port, idle for long, too talkative.
 
-Real supervisors; the engine is the talking stand-in, which can be told how to fail. Real vLLM: test_vllm.py.
+Real supervisors; the engine is the talking stand-in, which can be told how to fail. Real vLLM: test_vllm_faults.py.
 """
 
 from __future__ import annotations

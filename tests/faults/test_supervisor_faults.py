@@ -1,6 +1,6 @@
 """Faults of the supervisor: killed, stopped and told to end at every moment of its life.
 
-Real supervisors, which do all that is tested here; the engine is the talking stand-in. Real vLLM: test_vllm.py.
+Real supervisors, which do all that is tested here; the engine is the talking stand-in. Real vLLM: test_vllm_faults.py.
 """
 
 from __future__ import annotations
