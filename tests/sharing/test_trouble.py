@@ -7,10 +7,10 @@ import time
 import httpx
 import pytest
 from classroom import QUESTION, UPSTREAM_KEY, Stream, error_of, until
+from magistral_nb.sharing.private_file import write_private
 from stand_in import StandIn, content, deltas, done, finish, hang, reasoning, refuse, role, silence, usage
 
 from magistral_nb.sharing import key_ring, reply as reply_module, upstream
-from magistral_nb.sharing.private_file import write_private
 
 SHARE = {"at_once": 1, "per_student": 1}
 SHORT = [role([1, 2, 3]), reasoning("Hm.", [5, 6]), content("4", [7]), finish("stop"), usage(3, 4, 2), done()]
