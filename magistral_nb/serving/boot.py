@@ -25,6 +25,7 @@ from magistral_nb.serving import (
     tending,
 )
 from magistral_nb.serving.engine import VLLM_VERSION, Engine, check_platform, find_engine, release_for
+from magistral_nb.serving.launch import KEY_BYTES
 from magistral_nb.serving.plan import Choice, Plan, after_stopping, fingerprint
 from magistral_nb.serving.server import Server, set_price, use
 from magistral_nb.serving.terms import Terms
@@ -245,7 +246,7 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
                 name=name,
                 status="booting",
                 plan=plan,
-                api_key=secrets.token_urlsafe(32),
+                api_key=secrets.token_urlsafe(KEY_BYTES),
                 log_path=str(log_path),
                 wished_port=port,
                 wished_engine=prepared.engine,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from magistral_nb.serving.registry import ServerState
 
 HOST = "127.0.0.1"
+KEY_BYTES = 32
 KEY_VARIABLE = "VLLM_API_KEY"  # vLLM reads its key here, where `ps` does not show it
 GUARDED = ("--middleware", "magistral_nb_doors.Doors")  # or that key would guard half of its routes
 _DOORS = Path(__file__).parent / "doors"
@@ -59,6 +60,20 @@ class EngineGroup:
     def code(self) -> int | None:
         """The exit code, minus the signal's number where one ended it; None where nobody knows."""
         return None if self.child is None else self.child.poll()
+
+    def listens_on(self, port: int) -> bool:
+        """Whether it is this group that listens on a TCP port of the loopback address, and nobody else.
+
+        vLLM binds its port when it starts and listens minutes later. In between any user of the machine can listen
+        there, and would be handed the key.
+        """
+        import psutil
+
+        for each in psutil.net_connections("tcp4"):
+            if each.status == psutil.CONN_LISTEN and each.laddr == (HOST, port) and each.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    return os.getpgid(each.pid) == self.process.pid
+        return False
 
     def end(self) -> None:
         """End whatever is left of the group, also where the first process is dead: its children may not notice."""

@@ -17,8 +17,9 @@ import sys
 import threading
 import time
 from pathlib import Path
-from secrets import token_hex
+from secrets import token_hex, token_urlsafe
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from magistral_nb import paths
 from magistral_nb.asking.endpoint import UNIX, Endpoint, Question, messages
@@ -31,7 +32,7 @@ from magistral_nb.serving.diagnosis import diagnose
 from magistral_nb.serving.freeing import freed
 from magistral_nb.serving.idling import Idleness, typed_of
 from magistral_nb.serving.kept_proxy import KeptProxy
-from magistral_nb.serving.launch import GUARDED, HOST, EngineGroup, engine_environment, free_port
+from magistral_nb.serving.launch import GUARDED, HOST, KEY_BYTES, EngineGroup, engine_environment, free_port
 from magistral_nb.serving.masking import masked
 from magistral_nb.serving.metrics import Metrics, parse
 from magistral_nb.serving.orphans import groups, marked
@@ -132,7 +133,8 @@ class Supervisor:
             # Written down before anything is waited for: whoever was being answered asks why.
             if found is not None and found.id == "port_in_use" and self._state.wished_port is None and ports > 1:
                 ports -= 1
-                self._write(status="booting", base_url=None, engine=None)
+                # Whoever listens there may have been sent the key by a question that waits for this server.
+                self._write(status="booting", base_url=None, engine=None, api_key=token_urlsafe(KEY_BYTES))
             elif self._may_restart():
                 pause = self._prepare_restart(how, found)
             else:
@@ -203,9 +205,18 @@ class Supervisor:
                     log.feed(line.decode(errors="replace"))
                     self._reached(log.stage, log.detail)
                 if self._api.is_healthy():
-                    self._reached(ASKING, "")
-                    self._first_question(self._api)
+                    if self._is_its_own_port(self._engine):
+                        self._reached(ASKING, "")
+                        self._first_question(self._api)
                     return
+
+    def _is_its_own_port(self, engine: EngineGroup) -> bool:
+        """Whether who says there that all is well is the engine; a Unix socket lies where nobody else can make one."""
+        port = urlsplit(self._state.base_url or "").port
+        is_own = port is None or engine.listens_on(port)
+        if not is_own and not engine.has_ended():
+            self._tell("the port was taken while vLLM booted: address already in use")
+        return is_own
 
     def _first_question(self, api: EngineApi) -> None:
         """A boot that only asks /health looks fine even where every question fails: ask one."""
@@ -220,8 +231,7 @@ class Supervisor:
             reply = _json(text)
             if status != OK or not reply.get("choices"):
                 told = error_text(reply)
-                with Path(self._state.log_path).open("a", encoding="utf-8") as log:  # vLLM itself does not write it
-                    log.write(f"ERROR: the first question was answered with {status}: {masked(told)}\n")
+                self._tell(f"the first question was answered with {status}: {masked(told)}")
                 found = diagnose(self._log(), exit_code=None, reply=told)
                 why = found.cause if found else f"it is up, but answers a question with {status}"
                 self._write(status="failed", error=why, diagnosis=found)
@@ -237,6 +247,11 @@ class Supervisor:
         self._write(status="ready", context=context, detail="", error=None, diagnosis=None)
         took = time.monotonic() - self._began
         durations.save(self._state.plan.fingerprint, durations.durations_of(self._state.stages, took))
+
+    def _tell(self, what: str) -> None:
+        """Write into the log what vLLM itself does not."""
+        with contextlib.suppress(OSError), Path(self._state.log_path).open("a", encoding="utf-8") as log:
+            log.write(f"ERROR: {what}\n")
 
     def _watch(self) -> None:
         """Until it ends, is told to, or nobody has asked for long enough."""
@@ -355,7 +370,7 @@ class Supervisor:
 def _metrics(api: EngineApi) -> Metrics | None:
     """What it says of itself; None where it does not, or not in time."""
     try:
-        status, page = api.request("GET", "/metrics")
+        status, page = api.request("GET", "/metrics", with_key=False)
         return parse(page, time.monotonic()) if status == OK else None
     except (OSError, http.client.HTTPException, ValueError):
         return None
