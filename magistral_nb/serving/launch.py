@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from magistral_nb.processes import Process, end_group
 from magistral_nb.serving.orphans import SUPERVISES, marked
+from magistral_nb.serving.plan import DEVELOPMENT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +25,9 @@ KEY_BYTES = 32
 KEY_VARIABLE = "VLLM_API_KEY"  # vLLM reads its key here, where `ps` does not show it
 GUARDED = ("--middleware", "magistral_nb_doors.Doors")  # or that key would guard half of its routes
 _DOORS = Path(__file__).parent / "doors"
+# What the kernel's environment may have for other work, and what opens doors of a server: adapters from anywhere, and
+# objects that run code as they are read.
+_OPENING = {DEVELOPMENT, "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_ALLOW_INSECURE_SERIALIZATION"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ def engine_environment(state: ServerState, own: Mapping[str, str], path: Path) -
         own: the supervisor's environment.
         path: of the state file.
     """
-    dropped = {"PYTHONHOME", "MPLBACKEND", SUPERVISES}
+    dropped = {"PYTHONHOME", "MPLBACKEND", SUPERVISES} | _OPENING
     if state.plan.argv[0] != sys.executable:
         dropped.add("PYTHONPATH")
     kept = {name: value for name, value in own.items() if name not in dropped}
@@ -103,6 +107,7 @@ def engine_environment(state: ServerState, own: Mapping[str, str], path: Path) -
         | marked(state, path)
         | {
             KEY_VARIABLE: state.api_key,
+            DEVELOPMENT: "1" if state.plan.wishes.sleepable else "0",  # never on a port
             "SPT_NOENV": "1",  # or setproctitle writes "VLLM::EngineCore" over the memory in which the mark is read
             "PYTHONSAFEPATH": "1",  # or a random.py beside the notebook would be imported by vLLM
         }
