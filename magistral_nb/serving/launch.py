@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magistral_nb.processes import Process, end_group
-from magistral_nb.serving.orphans import SUPERVISES, marked
+from magistral_nb.serving.orphans import SUPERVISES, groups, marked
 from magistral_nb.serving.plan import DEVELOPMENT
 
 if TYPE_CHECKING:
@@ -55,6 +55,18 @@ class EngineGroup:
             )
         be_nice(child.pid, niceness)
         return EngineGroup(Process.of(child.pid), child)
+
+    @staticmethod
+    def adopted(process: Process | None, path: Path) -> EngineGroup | None:
+        """One that an earlier supervisor has started, as a state file tells; None where it is gone, or not ours.
+
+        Args:
+            process: the first of the group.
+            path: of the state file, which alone is never enough to end a process: the group has to carry its mark.
+        """
+        if process is None or not process.is_alive() or process.pid not in groups(path):
+            return None
+        return EngineGroup(process)
 
     def has_ended(self) -> bool:
         """Whether the first process has ended."""

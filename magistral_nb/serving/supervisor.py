@@ -73,7 +73,7 @@ class Supervisor:
         self._api: EngineApi | None = None
         self._begun_at = 0  # bytes of the log, behind what a download said, which would be taken for vLLM's
         self._engine: EngineGroup | None = None
-        self._proxy = KeptProxy(state.proxy)
+        self._proxy = KeptProxy(path, state.proxy)
 
     def boot(self) -> None:
         """The whole life of a server."""
@@ -85,9 +85,10 @@ class Supervisor:
     def adopt(self) -> None:
         """The rest of a server's life whose supervisor has died."""
         self._listen()
-        if self._state.engine is not None and self._state.base_url is not None:
+        engine = EngineGroup.adopted(self._state.engine, self._path)
+        if engine is not None and self._state.base_url is not None:
             self._write(supervisor=Process.of(os.getpid()))  # first, as nobody would ever know of this process
-            self._engine = EngineGroup(self._state.engine)
+            self._engine = engine
             self._api = EngineApi(self._state.base_url, self._state.api_key)
             self._guarded(self._live)
 
@@ -275,7 +276,7 @@ class Supervisor:
 
     def _tend_proxy(self, now: float) -> None:
         with contextlib.suppress(OSError):  # a log that cannot be written, or no room for a process: tried again
-            self._proxy.tend(self._path, self._state, now)
+            self._proxy.tend(self._state, now)
             self._write(proxy=self._proxy.process)
 
     def _nobody_asks(self, idleness: Idleness, limit: float) -> bool:

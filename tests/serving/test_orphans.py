@@ -15,7 +15,8 @@ from magistral_nb import cli
 from magistral_nb.processes import Process
 from magistral_nb.serving import orphans, registry, tending
 from magistral_nb.serving.engine import find_engine
-from magistral_nb.serving.launch import engine_environment
+from magistral_nb.serving.kept_proxy import KeptProxy
+from magistral_nb.serving.launch import EngineGroup, engine_environment
 from magistral_nb.serving.orphans import Mark
 
 ALIVE = Process.of(os.getpid())
@@ -156,6 +157,26 @@ def test_what_does_not_end_is_told(started, capsys, monkeypatch):
     monkeypatch.setattr(orphans, "end_group", lambda _: None)  # as where it hangs in the driver
     assert cli.main(["stop", "--orphans"]) == 0
     assert "which server 'second' left, does not end" in capsys.readouterr().out
+
+
+# Taken over from a dead supervisor
+
+
+def test_what_a_state_file_names_is_taken_over_only_with_its_mark(started):
+    _, leader, _ = started()
+    process, path = Process.of(leader.pid), registry.path_of("second")
+    assert EngineGroup.adopted(process, path) == EngineGroup(process)
+    assert EngineGroup.adopted(process, registry.path_of("first")) is None
+    assert EngineGroup.adopted(dataclasses.replace(process, started=1.0), path) is None
+    assert EngineGroup.adopted(None, path) is None
+
+
+def test_a_stranger_named_as_proxy_outlives_the_server(started):
+    started()
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
+        KeptProxy(registry.path_of("second"), Process.of(stranger.pid)).end()
+        assert stranger.poll() is None
+        stranger.kill()
 
 
 # With the real engine's Python
