@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import os
 import signal
 import sys
@@ -22,11 +21,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from magistral_nb import paths
-from magistral_nb.asking.endpoint import UNIX, Endpoint, Question, messages
+from magistral_nb.asking.endpoint import UNIX
 from magistral_nb.asking.engine_api import OK, EngineApi
-from magistral_nb.asking.wire import error_text
 from magistral_nb.processes import Process, end_group
-from magistral_nb.serving import durations, log_file, registry
+from magistral_nb.serving import durations, first_question, log_file, registry
 from magistral_nb.serving.boot_log import ASKING, DOWNLOADING, BootLog
 from magistral_nb.serving.diagnosis import diagnose
 from magistral_nb.serving.freeing import freed
@@ -54,9 +52,6 @@ _TICK_SECONDS = 0.1
 _METRICS_SECONDS = 30.0  # between two looks at whether anybody asks; shorter where the idle stop is
 _SIGNAL_SECONDS = 1.0  # a batch system ends vLLM and its supervisor together, in any order
 _TERMINATED = (0, -signal.SIGTERM, 128 + signal.SIGTERM, None)  # how SIGTERM ends vLLM; an adopted one does not tell
-_FIRST_QUESTION = "What is 2 + 2?"
-_FIRST_TOKENS = 12  # enough to see the whole path work; cut by length counts
-_FIRST_SECONDS = 300.0  # a first request may compile kernels
 _ENDED_BY_SYSTEM = "the system told it to end (SIGTERM): a preemption, the end of a job, or a shutdown"
 
 
@@ -77,14 +72,14 @@ class Supervisor:
 
     def boot(self) -> None:
         """The whole life of a server."""
-        self._listen()
+        self._begin()
         me = Process.of(os.getpid())
         self._write(starter=me, supervisor=me)
         self._guarded(self._download_and_live)
 
     def adopt(self) -> None:
         """The rest of a server's life whose supervisor has died."""
-        self._listen()
+        self._begin()
         engine = EngineGroup.adopted(self._state.engine, self._path)
         if engine is not None and self._state.base_url is not None:
             self._write(supervisor=Process.of(os.getpid()))  # first, as nobody would ever know of this process
@@ -92,10 +87,17 @@ class Supervisor:
             self._api = EngineApi(self._state.base_url, self._state.api_key)
             self._guarded(self._live)
 
-    def _listen(self) -> None:
+    def _begin(self) -> None:
+        """Hear signals, and give signs of life from now on, also while this process waits for something."""
+        threading.Thread(target=self._keep_beating, name="magistral_nb signs of life", daemon=True).start()
         for number in (signal.SIGTERM, ASKED):
             signal.signal(number, self._told_to_stop)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _keep_beating(self) -> None:
+        while not self._stop.wait(registry.BEAT_SECONDS):
+            with contextlib.suppress(OSError):  # who watches the server writes again what is gone
+                os.utime(self._path, follow_symlinks=False)
 
     def _download_and_live(self) -> None:
         if self._download():
@@ -220,34 +222,25 @@ class Supervisor:
         return is_own
 
     def _first_question(self, api: EngineApi) -> None:
-        """A boot that only asks /health looks fine even where every question fails: ask one."""
-        endpoint = Endpoint("", self._state.plan.model, system_prompt=self._state.system_prompt)
-        body = {
-            "model": endpoint.model,
-            "messages": messages(endpoint, Question(text=_FIRST_QUESTION)),
-            "max_tokens": _FIRST_TOKENS,
-        }
+        """Ready is a server only once it has answered a question."""
         try:
-            status, text = api.request("POST", "/v1/chat/completions", body, _FIRST_SECONDS)
-            reply = _json(text)
-            if status != OK or not reply.get("choices"):
-                told = error_text(reply)
-                self._tell(f"the first question was answered with {status}: {masked(told)}")
-                found = diagnose(self._log(), exit_code=None, reply=told)
-                why = found.cause if found else f"it is up, but answers a question with {status}"
-                self._write(status="failed", error=why, diagnosis=found)
-                return
-            _, text = api.request("GET", "/v1/models", None, _FIRST_SECONDS)
-            context = _json(text)["data"][0].get("max_model_len") or self._state.plan.context
+            reply = first_question.ask(api, self._state.plan.model, self._state.system_prompt)
         except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError) as error:
             if not self._stop.is_set() and not (self._engine and self._engine.has_ended()):
-                found = diagnose(self._log(), exit_code=None, reply=None)
-                why = f"it is up, but did not answer a question ({type(error).__name__}: {error})"
-                self._write(status="failed", error=found.cause if found else why, diagnosis=found)
+                self._useless(f"it is up, but did not answer a question ({type(error).__name__}: {error})", None)
             return
+        if reply.error is not None:
+            self._tell(f"the first question was answered with {reply.status}: {masked(reply.error)}")
+            self._useless(f"it is up, but answers a question with {reply.status}", reply.error)
+            return
+        context = reply.context or self._state.plan.context
         self._write(status="ready", context=context, detail="", error=None, diagnosis=None)
         took = time.monotonic() - self._began
         durations.save(self._state.plan.fingerprint, durations.durations_of(self._state.stages, took))
+
+    def _useless(self, why: str, reply: str | None) -> None:
+        found = diagnose(self._log(), exit_code=None, reply=reply)
+        self._write(status="failed", error=found.cause if found else why, diagnosis=found)
 
     def _tell(self, what: str) -> None:
         """Write into the log what vLLM itself does not."""
@@ -258,15 +251,15 @@ class Supervisor:
         """Until it ends, is told to, or nobody has asked for long enough."""
         if self._engine is None:
             return
-        ready = beaten = looked = time.monotonic()
+        ready = kept = looked = time.monotonic()
         limit = self._state.terms.idle_stop
         idleness = Idleness(ready)
         while not self._engine.has_ended() and not self._stop.wait(_TICK_SECONDS):
             now = time.monotonic()
             self._tend_proxy(now)
-            if now - beaten > registry.BEAT_SECONDS:
-                beaten = now
-                self._beat()
+            if now - kept > registry.BEAT_SECONDS:
+                kept = now
+                self._keep_files()
                 if self._state.restarts and now - ready > _WELL_SECONDS:
                     self._write(restarts=0)
             if limit is not None and now - looked > min(_METRICS_SECONDS, limit / 4):
@@ -293,13 +286,11 @@ class Supervisor:
         self._write(status="ended", error=f"nobody asked it for {typed_of(limit)}, which is its --idle-stop")
         return True
 
-    def _beat(self) -> None:
-        """Give a sign of life, keep the log short, and write again what a full disk or somebody has swallowed."""
+    def _keep_files(self) -> None:
+        """Keep the log short, and write again what a full disk or somebody has swallowed."""
         with contextlib.suppress(OSError):
             log_file.rotate(Path(self._state.log_path))
-        try:
-            os.utime(self._path, follow_symlinks=False)
-        except OSError:
+        if not os.path.lexists(self._path):
             self._written = None
         self._write()
 
@@ -375,15 +366,6 @@ def _metrics(api: EngineApi) -> Metrics | None:
         return parse(page, time.monotonic()) if status == OK else None
     except (OSError, http.client.HTTPException, ValueError):
         return None
-
-
-def _json(text: str) -> dict[str, Any]:
-    """A reply's object; what is none is an error's text."""
-    try:
-        value = json.loads(text or "{}")
-    except ValueError:
-        value = text
-    return value if isinstance(value, dict) else {"error": value}
 
 
 def main() -> None:
