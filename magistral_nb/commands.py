@@ -7,7 +7,6 @@ import functools
 import re
 import sys
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from magistral_nb.errors import (
@@ -108,7 +107,8 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
         _announce_download(size, ask=ask and not chosen.yes)
     server = boot.start(prepared, replace=chosen.replace, port=chosen.port)
     if running is not None and running.status == "ready":
-        _say_attached(running, terms)
+        minutes = max(0.0, time.time() - running.created) / 60
+        say(f"Attached to {running.name!r}: {running.plan.title}, up for {minutes:.0f} min.")
         return server
     if chosen.no_wait:
         say(f"Server {server.name!r} is booting: %magistral_status looks, %magistral_serve waits for it.")
@@ -132,14 +132,6 @@ def _say_ways(server: Server) -> None:
         time.sleep(0.05)
     sys.stdout.write("\n".join(ways(report, Machine.here())) + "\n")  # what students type, wherever this is typed
     say("%magistral_share --keys shows the keys, %magistral_share who uses how much.")
-
-
-def _say_attached(running: ServerState, wished: Terms) -> None:
-    minutes = (time.time() - running.created) / 60
-    say(f"Attached to {running.name!r}: {running.plan.title}, up for {minutes:.0f} min.")
-    if replace(wished, price_per_hour=None) != replace(running.terms, price_per_hour=None):
-        kept = " ".join(running.terms.words()) or "the default terms"
-        say(f"It keeps {kept}, with which it was started: add --replace to start it anew.")
 
 
 def _show_plan(prepared: boot.Prepared, chosen: argparse.Namespace, *, rich: bool) -> None:

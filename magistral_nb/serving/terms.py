@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from magistral_nb.serving.wishes import Wishes
 
 MOST_RESTARTS = 3  # in a row
+_KEPT = ("idle_stop", "restart", "share")  # by the supervisor, as it was started
 
 Restart = Literal["never", "on-failure"]
 
@@ -81,6 +82,19 @@ class Terms:
         words += [] if self.restart == "never" else ["--restart", self.restart]
         words += [] if self.price_per_hour is None else ["--price-per-hour", f"{self.price_per_hour:g}"]
         return words + ([] if self.share is None else self.share.words())
+
+    def are_kept_by(self, running: Terms) -> bool:
+        """Whether a server that runs on those terms does what is wished for here.
+
+        A default wishes for nothing, and a price is reckoned with by whoever asks.
+
+        Example:
+            >>> running = Terms(idle_stop=60, restart="on-failure")
+            >>> Terms(idle_stop=60).are_kept_by(running), Terms(idle_stop=None).are_kept_by(running)
+            (True, False)
+        """
+        wished = ((getattr(self, name), getattr(running, name), getattr(Terms(), name)) for name in _KEPT)
+        return all(wish in {theirs, default} for wish, theirs, default in wished)
 
     def choices(self, wishes: Wishes) -> Iterator[Choice]:
         """As rows of a plan."""
