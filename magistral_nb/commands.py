@@ -21,7 +21,7 @@ from magistral_nb.serving import boot, hardware, registry, watching
 from magistral_nb.serving.connecting import connect
 from magistral_nb.serving.durations import durations_of, load, seconds_left
 from magistral_nb.serving.orphans import end_orphans
-from magistral_nb.serving.server import find_server, servers
+from magistral_nb.serving.server import Server, find_server, servers
 from magistral_nb.serving.tending import tend_all
 from magistral_nb.serving.terms import Terms
 from magistral_nb.serving.wishes import Wishes
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from magistral_nb.serving.registry import ServerState
-    from magistral_nb.serving.server import Server
 
 _ABACUS = (
     "No GPU here, so this is abacus: a model of 3 million parameters that truly reasons, about arithmetic and nothing "
@@ -225,13 +224,24 @@ def stop_shown(chosen: argparse.Namespace) -> None:
     if chosen.orphans:
         _stop_orphans()
         return
-    known = servers() if chosen.all else [find_server(chosen.name)]
+    known = _all_servers() if chosen.all else [find_server(chosen.name)]
     for server in known:
         how = "has ended" if server.is_ours else "is forgotten; it goes on where it runs"
-        server.stop()
+        held = server.stop()
         say(f"Server {server.name!r} {how}.")
+        if held:
+            say(held)
     if not known:
         say("No server is known: there is nothing to stop.")
+
+
+def _all_servers() -> list[Server]:
+    """Every known server, then those whose state files are not believed: what runs by one is told by its mark."""
+    found = servers()
+    for bad in registry.unusable():
+        with contextlib.suppress(InvalidOption):  # that file is no server's
+            found += [] if bad.elsewhere else [Server(bad.path.stem)]
+    return found
 
 
 def _stop_orphans() -> None:

@@ -181,17 +181,25 @@ class Server:
             time.sleep(_TICK_SECONDS)
         return self
 
-    def stop(self) -> None:
-        """End it and all its processes; a server that we only connected to is merely forgotten."""
+    def stop(self) -> str | None:
+        """End it and all its processes; a server that we only connected to is merely forgotten.
+
+        Returns:
+            A line where a GPU's memory is still held after some seconds.
+
+        Raises:
+            ServerNotFound: it is not known.
+            MagistralError: it runs on another machine, or hangs in the system.
+        """
         from magistral_nb.asking.client import close_clients
         from magistral_nb.serving.tending import stop
 
         if self.is_ours:
             if registry.look(registry.path_of(self.name)) is None:
                 raise ServerNotFound(_not_found(self.name))
-            stop(self.name)
-        else:
-            close_clients(_here.connected.pop(self.name).endpoint.base_url)
+            return stop(self.name)
+        close_clients(_here.connected.pop(self.name).endpoint.base_url)
+        return None
 
     def sleep(self) -> None:
         """Give its GPU's memory to other work; the weights wait in the machine's own, and a question wakes it.

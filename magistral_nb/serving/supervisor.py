@@ -27,7 +27,7 @@ from magistral_nb.processes import Process, end_group
 from magistral_nb.serving import durations, first_question, log_file, registry
 from magistral_nb.serving.boot_log import ASKING, DOWNLOADING, BootLog
 from magistral_nb.serving.diagnosis import diagnose
-from magistral_nb.serving.freeing import freed
+from magistral_nb.serving.freeing import Freeing
 from magistral_nb.serving.idling import Idleness, typed_of
 from magistral_nb.serving.kept_proxy import KeptProxy
 from magistral_nb.serving.launch import GUARDED, HOST, KEY_BYTES, EngineGroup, engine_environment, free_port
@@ -325,11 +325,12 @@ class Supervisor:
         """End its processes, and wait until the GPU's memory is free."""
         if self._engine is None:
             return
-        with freed(self._state.plan, self._engine.process.pid):
-            self._engine.end()
-            stays = set() if self._proxy.process is None else {self._proxy.process.pid}
-            for group in groups(self._path) - stays:  # children that have left it, or have outlived it
-                end_group(group)
+        freeing = Freeing.of(self._state.plan, {self._engine.process.pid})
+        self._engine.end()
+        stays = set() if self._proxy.process is None else {self._proxy.process.pid}
+        for group in groups(self._path) - stays:  # children that have left it, or have outlived it
+            end_group(group)
+        freeing.wait()
         self._engine = None
         base_url = self._state.base_url or ""
         if base_url.startswith(UNIX):

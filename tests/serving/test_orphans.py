@@ -11,9 +11,9 @@ import psutil
 import pytest
 from hypothesis import given, strategies as st
 
-from magistral_nb import cli
+from magistral_nb import cli, paths
 from magistral_nb.processes import Process
-from magistral_nb.serving import orphans, registry, tending
+from magistral_nb.serving import freeing, orphans, registry, tending
 from magistral_nb.serving.engine import find_engine
 from magistral_nb.serving.kept_proxy import KeptProxy
 from magistral_nb.serving.launch import EngineGroup, engine_environment
@@ -149,6 +149,24 @@ def test_stop_orphans_ends_what_dead_servers_have_left_and_lists_it(started, cap
     assert runs(serving.pid)
     assert cli.main(["stop", "--orphans"]) == 0
     assert "nothing to stop" in capsys.readouterr().out
+
+
+def test_stop_all_ends_servers_whose_files_are_not_believed_as_well(started, capsys):
+    _, leader, _ = started("first")
+    _, second, _ = started("second")
+    registry.path_of("second").write_text("{}")
+    (paths.servers() / "copy of second.json").write_text("{}")
+    assert cli.main(["stop", "--all"]) == 0
+    assert capsys.readouterr().out == "Server 'first' has ended.\nServer 'second' has ended.\n"
+    assert not any(runs(process.pid) for process in (leader, second))
+    assert [found.path.stem for found in registry.unusable()] == ["copy of second"]
+
+
+def test_memory_that_stays_held_is_told_by_stop(started, capsys, monkeypatch):
+    started()
+    monkeypatch.setattr(freeing.Freeing, "wait", lambda _: "Some GPU is not free.")
+    assert cli.main(["stop"]) == 0
+    assert capsys.readouterr().out == "Server 'second' has ended.\nSome GPU is not free.\n"
 
 
 def test_what_does_not_end_is_told(started, capsys, monkeypatch):
