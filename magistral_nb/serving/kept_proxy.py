@@ -6,8 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from magistral_nb.serving.launch import EngineGroup
-from magistral_nb.serving.orphans import SUPERVISES, marked
+from magistral_nb.serving.launch import EngineGroup, child_environment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,9 +54,8 @@ class KeptProxy:
             self._pause = _FIRST_PAUSE if now - self._begun > _WELL_SECONDS else min(2 * self._pause, _LONGEST_PAUSE)
             self._due, self._group = self._begun + self._pause, None
         if now >= self._due:
-            own = {name: value for name, value in os.environ.items() if name != SUPERVISES}
             argv = [sys.executable, "-P", "-m", _MODULE, str(self._path)]
-            self._group = EngineGroup.start(argv, state.log_path, own | marked(state, self._path))
+            self._group = EngineGroup.start(argv, state.log_path, child_environment(state, os.environ, self._path))
             self._begun = now
 
     def end(self) -> None:

@@ -97,18 +97,26 @@ class EngineGroup:
             end_group(self.process.pid, self.child)
 
 
-def engine_environment(state: ServerState, own: Mapping[str, str], path: Path) -> dict[str, str]:
-    """The engine's environment: the kernel's, less what would break another Python, plus plan, key and mark.
+def child_environment(state: ServerState, own: Mapping[str, str], path: Path) -> dict[str, str]:
+    """The environment of all that a supervisor starts: its own, but marked as this server's and as no supervisor.
 
     Args:
         state: of the server.
         own: the supervisor's environment.
         path: of the state file.
     """
-    dropped = {"PYTHONHOME", "MPLBACKEND", SUPERVISES} | _OPENING
+    return {name: value for name, value in own.items() if name != SUPERVISES} | marked(state, path)
+
+
+def engine_environment(state: ServerState, own: Mapping[str, str], path: Path) -> dict[str, str]:
+    """The engine's environment: the kernel's, less what would break another Python, plus plan, key and mark.
+
+    Takes what `child_environment` takes.
+    """
+    dropped = {"PYTHONHOME", "MPLBACKEND"} | _OPENING
     if state.plan.argv[0] != sys.executable:
         dropped.add("PYTHONPATH")
-    kept = {name: value for name, value in own.items() if name not in dropped}
+    kept = {name: value for name, value in child_environment(state, own, path).items() if name not in dropped}
     # All that vLLM can import of this package.
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_DOORS), kept.get("PYTHONPATH")]))
     # Programs that came with the engine, as ninja, which FlashInfer calls, are found as in an activated environment.
@@ -116,7 +124,6 @@ def engine_environment(state: ServerState, own: Mapping[str, str], path: Path) -
     return (
         kept
         | dict(state.plan.environment)
-        | marked(state, path)
         | {
             KEY_VARIABLE: state.api_key,
             DEVELOPMENT: "1" if state.plan.wishes.sleepable else "0",  # never on a port

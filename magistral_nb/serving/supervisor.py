@@ -24,16 +24,15 @@ from magistral_nb import paths
 from magistral_nb.asking.endpoint import UNIX
 from magistral_nb.asking.engine_api import OK, EngineApi
 from magistral_nb.processes import Process, end_group
-from magistral_nb.serving import durations, first_question, log_file, registry
+from magistral_nb.serving import durations, first_question, launch, log_file, registry
 from magistral_nb.serving.boot_log import ASKING, DOWNLOADING, BootLog
 from magistral_nb.serving.diagnosis import diagnose
 from magistral_nb.serving.freeing import Freeing
 from magistral_nb.serving.idling import Idleness, typed_of
 from magistral_nb.serving.kept_proxy import KeptProxy
-from magistral_nb.serving.launch import GUARDED, HOST, KEY_BYTES, EngineGroup, engine_environment, free_port
 from magistral_nb.serving.masking import masked
 from magistral_nb.serving.metrics import Metrics, parse
-from magistral_nb.serving.orphans import groups, marked
+from magistral_nb.serving.orphans import groups
 from magistral_nb.serving.terms import MOST_RESTARTS
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class Supervisor:
         self._told_by: int | None = None
         self._api: EngineApi | None = None
         self._begun_at = 0  # bytes of the log, behind what a download said, which would be taken for vLLM's
-        self._engine: EngineGroup | None = None
+        self._engine: launch.EngineGroup | None = None
         self._proxy = KeptProxy(path, state.proxy)
 
     def boot(self) -> None:
@@ -80,7 +79,7 @@ class Supervisor:
     def adopt(self) -> None:
         """The rest of a server's life whose supervisor has died."""
         self._begin()
-        engine = EngineGroup.adopted(self._state.engine, self._path)
+        engine = launch.EngineGroup.adopted(self._state.engine, self._path)
         if engine is not None and self._state.base_url is not None:
             self._write(supervisor=Process.of(os.getpid()))  # first, as nobody would ever know of this process
             self._engine = engine
@@ -105,19 +104,21 @@ class Supervisor:
 
     def _guarded(self, live: Callable[[], None]) -> None:
         """Live, and leave neither a process nor an untrue state behind."""
-        try:
-            live()
-        except Exception as error:
-            self._write(status="failed", error=f"its supervisor failed ({type(error).__name__}: {error})")
-            raise
-        finally:
-            self._proxy.end()
-            if self._engine is not None:
-                self._end_engine()
-            if self._told_by == signal.SIGTERM and not self._state.is_down:
-                self._write(status="ended", error=_ENDED_BY_SYSTEM)
-            if not self._state.is_down:
-                self._path.unlink(missing_ok=True)
+        with contextlib.ExitStack() as ending:  # the last one first, each also where another fails
+            ending.callback(self._leave_state)
+            ending.callback(self._end_engine)
+            ending.callback(self._proxy.end)
+            try:
+                live()
+            except Exception as error:
+                self._write(status="failed", error=f"its supervisor failed ({type(error).__name__}: {error})")
+                raise
+
+    def _leave_state(self) -> None:
+        if self._told_by == signal.SIGTERM and not self._state.is_down:
+            self._write(status="ended", error=_ENDED_BY_SYSTEM)
+        if not self._state.is_down:
+            self._path.unlink(missing_ok=True)
 
     def _live(self) -> None:
         """Boot it, watch it, and boot it again as often as that is wished for."""
@@ -137,7 +138,7 @@ class Supervisor:
             if found is not None and found.id == "port_in_use" and self._state.wished_port is None and ports > 1:
                 ports -= 1
                 # Whoever listens there may have been sent the key by a question that waits for this server.
-                self._write(status="booting", base_url=None, engine=None, api_key=token_urlsafe(KEY_BYTES))
+                self._write(status="booting", base_url=None, engine=None, api_key=token_urlsafe(launch.KEY_BYTES))
             elif self._may_restart():
                 pause = self._prepare_restart(how, found)
             else:
@@ -154,18 +155,18 @@ class Supervisor:
 
     def _launch(self) -> None:
         """Start vLLM where it was before, or on a free port."""
-        base_url = self._state.base_url or f"http://{HOST}:{self._state.wished_port or free_port()}/v1"
+        base_url = self._state.base_url or f"http://{launch.HOST}:{self._state.wished_port or launch.free_port()}/v1"
         if self._state.plan.wishes.sleepable:
             base_url = f"{UNIX}{paths.sockets() / f'{token_hex(8)}.sock'}"
             where = ["--uds", base_url.removeprefix(UNIX)]
         else:
-            where = ["--host", HOST, "--port", base_url.rpartition(":")[2].removesuffix("/v1")]
+            where = ["--host", launch.HOST, "--port", base_url.rpartition(":")[2].removesuffix("/v1")]
         self._begun_at = Path(self._state.log_path).stat().st_size
         self._api = EngineApi(base_url, self._state.api_key)
-        self._engine = EngineGroup.start(
-            [*self._state.plan.argv, *where, *GUARDED],
+        self._engine = launch.EngineGroup.start(
+            [*self._state.plan.argv, *where, *launch.GUARDED],
             self._state.log_path,
-            engine_environment(self._state, os.environ, self._path),
+            launch.engine_environment(self._state, os.environ, self._path),
             self._state.plan.niceness,
         )
         self._write(base_url=base_url, engine=self._engine.process)
@@ -178,7 +179,8 @@ class Supervisor:
 
         log_path = Path(self._state.log_path)
         argv = [sys.executable, "-P", "-m", download.__name__, *self._state.downloads]
-        child = EngineGroup.start(argv, self._state.log_path, os.environ | marked(self._state, self._path))
+        environment = launch.child_environment(self._state, os.environ, self._path)
+        child = launch.EngineGroup.start(argv, self._state.log_path, environment)
         # Known as the engine meanwhile, so that whoever stops the server finds it.
         self._write(engine=child.process)
         try:
@@ -190,10 +192,12 @@ class Supervisor:
         finally:
             code = child.code
             child.end()
+        if self._stop.wait(_SIGNAL_SECONDS if code == -signal.SIGTERM else 0):  # it was ended, and did not fail
+            return False
         if code:
             why = download.failure_in(log_file.tail(log_path, 0)) or f"the download ended with code {code}"
             self._write(status="failed", error=why)
-        return code == 0 and not self._stop.is_set()
+        return code == 0
 
     def _boot(self) -> None:
         """Follow the log until the API answers, then ask a first real question."""
@@ -213,7 +217,7 @@ class Supervisor:
                         self._first_question(self._api)
                     return
 
-    def _is_its_own_port(self, engine: EngineGroup) -> bool:
+    def _is_its_own_port(self, engine: launch.EngineGroup) -> bool:
         """Whether who says there that all is well is the engine; a Unix socket lies where nobody else can make one."""
         port = urlsplit(self._state.base_url or "").port
         is_own = port is None or engine.listens_on(port)
