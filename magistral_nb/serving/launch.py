@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from magistral_nb.asking.endpoint import UNIX
 from magistral_nb.processes import Process, end_group
 from magistral_nb.serving.orphans import SUPERVISES, groups, marked
 from magistral_nb.serving.plan import DEVELOPMENT
@@ -138,6 +139,14 @@ def be_nice(pid: int, niceness: int) -> None:
     with contextlib.suppress(ProcessLookupError):  # it may have ended already
         if os.getpriority(os.PRIO_PROCESS, pid) < niceness:
             os.setpriority(os.PRIO_PROCESS, pid, niceness)
+
+
+def remove_socket(base_url: str | None) -> None:
+    """Remove the Unix socket of a server that has ended; one on a port leaves nothing."""
+    if base_url is not None and base_url.startswith(UNIX):
+        path = Path(base_url.removeprefix(UNIX))
+        if path.is_socket():  # whatever a state file says
+            path.unlink(missing_ok=True)
 
 
 def free_port() -> int:

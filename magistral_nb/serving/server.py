@@ -195,9 +195,13 @@ class Server:
         from magistral_nb.serving.tending import stop
 
         if self.is_ours:
-            if registry.look(registry.path_of(self.name)) is None:
+            found = registry.look(registry.path_of(self.name))
+            if found is None:
                 raise ServerNotFound(_not_found(self.name))
-            return stop(self.name)
+            held = stop(self.name)
+            if isinstance(found, registry.ServerState) and found.base_url is not None:
+                close_clients(found.base_url)
+            return held
         close_clients(_here.connected.pop(self.name).endpoint.base_url)
         return None
 

@@ -336,9 +336,7 @@ class Supervisor:
             end_group(group)
         freeing.wait()
         self._engine = None
-        base_url = self._state.base_url or ""
-        if base_url.startswith(UNIX):
-            Path(base_url.removeprefix(UNIX)).unlink(missing_ok=True)
+        launch.remove_socket(self._state.base_url)
 
     def _reached(self, stage: str, detail: str) -> None:
         stages = self._state.stages

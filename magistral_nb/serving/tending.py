@@ -19,6 +19,7 @@ from magistral_nb.errors import BootFailed, MagistralError
 from magistral_nb.processes import end_group
 from magistral_nb.serving import orphans, registry, supervisor
 from magistral_nb.serving.freeing import Freeing
+from magistral_nb.serving.launch import remove_socket
 
 if TYPE_CHECKING:
     from magistral_nb.processes import Process
@@ -125,6 +126,8 @@ def end(name: str) -> str | None:
             "helps."
         )
     held = None if freeing is None else freeing.wait()
+    if state is not None:
+        remove_socket(state.base_url)
     registry.forget(name)
     return held
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -12,12 +13,14 @@ import pytest
 from hypothesis import given, strategies as st
 
 from magistral_nb import cli, paths
+from magistral_nb.asking import client
 from magistral_nb.processes import Process
 from magistral_nb.serving import freeing, orphans, registry, tending
 from magistral_nb.serving.engine import find_engine
 from magistral_nb.serving.kept_proxy import KeptProxy
 from magistral_nb.serving.launch import EngineGroup, engine_environment
 from magistral_nb.serving.orphans import Mark
+from magistral_nb.serving.server import Server
 
 ALIVE = Process.of(os.getpid())
 
@@ -160,6 +163,26 @@ def test_stop_all_ends_servers_whose_files_are_not_believed_as_well(started, cap
     assert capsys.readouterr().out == "Server 'first' has ended.\nServer 'second' has ended.\n"
     assert not any(runs(process.pid) for process in (leader, second))
     assert [found.path.stem for found in registry.unusable()] == ["copy of second"]
+
+
+def test_the_socket_of_a_server_that_was_killed_is_removed_and_nothing_else_is(started, tmp_path):
+    place = paths.sockets() / "0.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place))
+    (tmp_path / "kept").touch()
+    for path in (place, tmp_path / "kept"):
+        started(base_url=f"unix:{path}")
+        tending.stop("second")
+    assert not place.exists()
+    assert (tmp_path / "kept").exists()
+
+
+def test_connections_to_a_server_are_closed_with_it(started):
+    started(base_url="http://127.0.0.1:9/v1")
+    server = Server("second")
+    client.client_for(server.endpoint)
+    server.stop()
+    assert not client._clients
 
 
 def test_memory_that_stays_held_is_told_by_stop(started, capsys, monkeypatch):
