@@ -17,11 +17,11 @@ from magistral_nb.errors import (
     ServerNotFound,
     Unauthorized,
 )
-from magistral_nb.serving import boot, hardware, registry, watching
+from magistral_nb.serving import boot, ending, hardware, registry, watching
 from magistral_nb.serving.connecting import connect
 from magistral_nb.serving.durations import durations_of, load, seconds_left
 from magistral_nb.serving.orphans import end_orphans
-from magistral_nb.serving.server import Server, find_server, servers
+from magistral_nb.serving.server import Server, find_server, servers, status_of
 from magistral_nb.serving.tending import tend_all
 from magistral_nb.serving.terms import Terms
 from magistral_nb.serving.wishes import Wishes
@@ -106,8 +106,7 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
         _announce_download(size, ask=ask and not chosen.yes)
     server = boot.start(prepared, replace=chosen.replace, port=chosen.port)
     if running is not None and running.status == "ready":
-        minutes = max(0.0, time.time() - running.created) / 60
-        say(f"Attached to {running.name!r}: {running.plan.title}, up for {minutes:.0f} min.")
+        say(f"Attached to {running.name!r}: {running.plan.title}, up for {_minutes_up(running):.0f} min.")
         return server
     if chosen.no_wait:
         say(f"Server {server.name!r} is booting: %magistral_status looks, %magistral_serve waits for it.")
@@ -116,6 +115,10 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
     if terms.share is not None:
         _say_ways(server)
     return server
+
+
+def _minutes_up(state: ServerState) -> float:
+    return max(0.0, time.time() - state.created) / 60  # the clock may have been set
 
 
 def _say_ways(server: Server) -> None:
@@ -338,7 +341,8 @@ def status_table(known: Sequence[Server]) -> str:
     for server in shown:
         state = states[server.name]
         if state is not None and state.is_down:
-            lines.append(f"{server.name}: {(state.error or '').rstrip('.')}. %magistral_logs {server.name} shows more.")
+            told = f"{server.name}: {(state.error or '').rstrip('.')}. %magistral_logs {server.name} shows more."
+            lines.append(ending.ending(state) if state.status == "ended" else told)
         lines += [f"{server.name}: {advice.text}." for advice in watching.advise(server)]
     return "\n".join([*lines, *others])
 
@@ -346,10 +350,10 @@ def status_table(known: Sequence[Server]) -> str:
 def _status_row(server: Server, state: ServerState | None) -> tuple[str, ...]:
     if state is None:
         context = server.endpoint.context
-        return server.name, server.status(), server.model, f"{context:,}" if context else "", "", server.base_url or ""
-    status: str = server.status()
+        return server.name, status_of(state), server.model, f"{context:,}" if context else "", "", server.base_url or ""
+    status: str = status_of(state)
     if status == "booting" and state.stages:
         status = f"booting: {state.stages[-1][0].lower()} {state.detail}".rstrip()
-    up = "" if state.is_down else f"{(time.time() - state.created) / 60:.0f} min"
+    up = "" if state.is_down else f"{_minutes_up(state):.0f} min"
     context = state.context or state.plan.context
     return server.name, status, state.plan.model, f"{context:,}", up, state.base_url or ""
