@@ -232,8 +232,12 @@ def lock(name: str) -> Iterator[None]:
 
 
 def load(name: str) -> ServerState | None:
-    """The state of this server, None where there is none that can be used."""
-    return read(path_of(name))
+    """The state of this server, None where there is none that can be used, or no folder that may hold one."""
+    check_name(name)
+    try:
+        return read(path_of(name))
+    except MagistralError:  # who only asks servers elsewhere needs none
+        return None
 
 
 def read(path: Path) -> ServerState | None:
@@ -243,8 +247,12 @@ def read(path: Path) -> ServerState | None:
 
 
 def load_all() -> list[ServerState]:
-    """Every server of this machine that has a usable state file, by name."""
-    return [state for state in map(read, sorted(paths.servers().glob("*.json"))) if state is not None]
+    """Every server of this machine that has a usable state file, by name; none where no folder may hold one."""
+    try:
+        found = sorted(paths.servers().glob("*.json"))
+    except MagistralError:
+        return []
+    return [state for state in map(read, found) if state is not None]
 
 
 def unusable() -> list[Unusable]:
