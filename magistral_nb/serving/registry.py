@@ -47,6 +47,7 @@ class ServerState:
         plan: how it was booted.
         api_key: 256 random bits; here and in environments, nowhere else.
         log_path: of the engine's output.
+        log_begun: bytes in it when the engine was started last: what a download or an engine before it said.
         wished_port: None lets the supervisor find one.
         wished_engine: as `find_engine` takes it.
         terms: on which it runs.
@@ -72,6 +73,7 @@ class ServerState:
     plan: Plan
     api_key: str = field(repr=False)
     log_path: str
+    log_begun: int = 0
     wished_port: int | None = None
     wished_engine: str | None = None
     terms: Terms = field(default_factory=Terms)

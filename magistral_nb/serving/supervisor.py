@@ -65,7 +65,6 @@ class Supervisor:
         self._stop = threading.Event()
         self._told_by: int | None = None
         self._api: EngineApi | None = None
-        self._begun_at = 0  # bytes of the log, behind what a download said, which would be taken for vLLM's
         self._engine: launch.EngineGroup | None = None
         self._proxy = KeptProxy(path, state.proxy)
 
@@ -161,7 +160,7 @@ class Supervisor:
             where = ["--uds", base_url.removeprefix(UNIX)]
         else:
             where = ["--host", launch.HOST, "--port", base_url.rpartition(":")[2].removesuffix("/v1")]
-        self._begun_at = Path(self._state.log_path).stat().st_size
+        log_begun = Path(self._state.log_path).stat().st_size
         self._api = EngineApi(base_url, self._state.api_key)
         self._engine = launch.EngineGroup.start(
             [*self._state.plan.argv, *where, *launch.GUARDED],
@@ -169,7 +168,7 @@ class Supervisor:
             launch.engine_environment(self._state, os.environ, self._path),
             self._state.plan.niceness,
         )
-        self._write(base_url=base_url, engine=self._engine.process)
+        self._write(base_url=base_url, engine=self._engine.process, log_begun=log_begun)
 
     def _download(self) -> bool:
         """Fetch what the hub still has to give, in a process of its own; False where that failed or was ended."""
@@ -206,7 +205,7 @@ class Supervisor:
         log = BootLog()
         self._reached(log.stage, "")
         with Path(self._state.log_path).open("rb") as lines:
-            lines.seek(self._begun_at)
+            lines.seek(self._state.log_begun)
             while not self._engine.has_ended() and not self._stop.wait(_TICK_SECONDS):
                 for line in lines:
                     log.feed(line.decode(errors="replace"))
@@ -322,7 +321,7 @@ class Supervisor:
 
     def _log(self) -> list[str]:
         with contextlib.suppress(OSError):
-            return log_file.tail(Path(self._state.log_path), self._begun_at)
+            return log_file.tail(Path(self._state.log_path), self._state.log_begun)
         return []
 
     def _end_engine(self) -> None:

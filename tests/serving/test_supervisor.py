@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -74,3 +75,14 @@ def test_what_a_supervisor_starts_is_marked_and_is_no_supervisor(booting):
     found = launch.child_environment(state, own, path)
     assert found == {"PATH": "/bin", orphans.MARK: f"815 1.0 {path}"}
     assert orphans.SUPERVISES not in launch.engine_environment(state, own, path)
+
+
+def test_who_takes_a_server_over_reads_its_log_from_where_its_engine_began(booting):
+    supervisor, path = booting
+    log = Path(supervisor._state.log_path)
+    log.write_text("OSError: [Errno 98] Address already in use\n")
+    supervisor._write(log_begun=log.stat().st_size)
+    with log.open("a") as end:
+        end.write("RuntimeError: the engine before was robbed, this one is not\n")
+    successor = Supervisor(path, registry.read(path))
+    assert successor._log() == ["RuntimeError: the engine before was robbed, this one is not"]
