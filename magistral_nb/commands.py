@@ -106,7 +106,7 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
         _announce_download(size, ask=ask and not chosen.yes)
     server = boot.start(prepared, replace=chosen.replace, port=chosen.port)
     if running is not None and running.status == "ready":
-        say(f"Attached to {running.name!r}: {running.plan.title}, up for {_minutes_up(running):.0f} min.")
+        say(f"Attached to {running.name!r}: {running.plan.title}, up for {_seconds_up(running) / 60:.0f} min.")
         return server
     if chosen.no_wait:
         say(f"Server {server.name!r} is booting: %magistral_status looks, %magistral_serve waits for it.")
@@ -117,8 +117,8 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
     return server
 
 
-def _minutes_up(state: ServerState) -> float:
-    return max(0.0, time.time() - state.created) / 60  # the clock may have been set
+def _seconds_up(state: ServerState) -> float:
+    return max(0.0, time.time() - state.created)  # the clock may have been set
 
 
 def _say_ways(server: Server) -> None:
@@ -154,7 +154,7 @@ def _wait_shown(server: Server, *, rich: bool) -> Server:
     last = load(plan.fingerprint) if plan is not None else None
 
     def watch(state: ServerState) -> None:
-        elapsed = time.time() - state.created
+        elapsed = _seconds_up(state)
         note = [state.detail]
         if last is not None and state.status == "booting":
             left = seconds_left(last, state.stages, elapsed) or 0.0
@@ -354,6 +354,6 @@ def _status_row(server: Server, state: ServerState | None) -> tuple[str, ...]:
     status: str = status_of(state)
     if status == "booting" and state.stages:
         status = f"booting: {state.stages[-1][0].lower()} {state.detail}".rstrip()
-    up = "" if state.is_down else f"{_minutes_up(state):.0f} min"
+    up = "" if state.is_down else f"{_seconds_up(state) / 60:.0f} min"
     context = state.context or state.plan.context
     return server.name, status, state.plan.model, f"{context:,}", up, state.base_url or ""
