@@ -7,7 +7,6 @@ import functools
 import re
 import sys
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from magistral_nb.errors import (
@@ -18,11 +17,11 @@ from magistral_nb.errors import (
     ServerNotFound,
     Unauthorized,
 )
-from magistral_nb.serving import boot, hardware, registry, watching
+from magistral_nb.serving import boot, ending, hardware, registry, watching
 from magistral_nb.serving.connecting import connect
 from magistral_nb.serving.durations import durations_of, load, seconds_left
 from magistral_nb.serving.orphans import end_orphans
-from magistral_nb.serving.server import find_server, servers
+from magistral_nb.serving.server import Server, find_server, servers, status_of
 from magistral_nb.serving.tending import tend_all
 from magistral_nb.serving.terms import Terms
 from magistral_nb.serving.wishes import Wishes
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from magistral_nb.serving.registry import ServerState
-    from magistral_nb.serving.server import Server
 
 _ABACUS = (
     "No GPU here, so this is abacus: a model of 3 million parameters that truly reasons, about arithmetic and nothing "
@@ -108,7 +106,7 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
         _announce_download(size, ask=ask and not chosen.yes)
     server = boot.start(prepared, replace=chosen.replace, port=chosen.port)
     if running is not None and running.status == "ready":
-        _say_attached(running, terms)
+        say(f"Attached to {running.name!r}: {running.plan.title}, up for {_seconds_up(running) / 60:.0f} min.")
         return server
     if chosen.no_wait:
         say(f"Server {server.name!r} is booting: %magistral_status looks, %magistral_serve waits for it.")
@@ -117,6 +115,10 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
     if terms.share is not None:
         _say_ways(server)
     return server
+
+
+def _seconds_up(state: ServerState) -> float:
+    return max(0.0, time.time() - state.created)  # the clock may have been set
 
 
 def _say_ways(server: Server) -> None:
@@ -132,14 +134,6 @@ def _say_ways(server: Server) -> None:
         time.sleep(0.05)
     sys.stdout.write("\n".join(ways(report, Machine.here())) + "\n")  # what students type, wherever this is typed
     say("%magistral_share --keys shows the keys, %magistral_share who uses how much.")
-
-
-def _say_attached(running: ServerState, wished: Terms) -> None:
-    minutes = (time.time() - running.created) / 60
-    say(f"Attached to {running.name!r}: {running.plan.title}, up for {minutes:.0f} min.")
-    if replace(wished, price_per_hour=None) != replace(running.terms, price_per_hour=None):
-        kept = " ".join(running.terms.words()) or "the default terms"
-        say(f"It keeps {kept}, with which it was started: add --replace to start it anew.")
 
 
 def _show_plan(prepared: boot.Prepared, chosen: argparse.Namespace, *, rich: bool) -> None:
@@ -160,7 +154,7 @@ def _wait_shown(server: Server, *, rich: bool) -> Server:
     last = load(plan.fingerprint) if plan is not None else None
 
     def watch(state: ServerState) -> None:
-        elapsed = time.time() - state.created
+        elapsed = _seconds_up(state)
         note = [state.detail]
         if last is not None and state.status == "booting":
             left = seconds_left(last, state.stages, elapsed) or 0.0
@@ -233,13 +227,24 @@ def stop_shown(chosen: argparse.Namespace) -> None:
     if chosen.orphans:
         _stop_orphans()
         return
-    known = servers() if chosen.all else [find_server(chosen.name)]
+    known = _all_servers() if chosen.all else [find_server(chosen.name)]
     for server in known:
         how = "has ended" if server.is_ours else "is forgotten; it goes on where it runs"
-        server.stop()
+        held = server.stop()
         say(f"Server {server.name!r} {how}.")
+        if held:
+            say(held)
     if not known:
         say("No server is known: there is nothing to stop.")
+
+
+def _all_servers() -> list[Server]:
+    """Every known server, then those whose state files are not believed: what runs by one is told by its mark."""
+    found = servers()
+    for bad in registry.unusable():
+        with contextlib.suppress(InvalidOption):  # that file is no server's
+            found += [] if bad.elsewhere else [Server(bad.path.stem)]
+    return found
 
 
 def _stop_orphans() -> None:
@@ -336,7 +341,8 @@ def status_table(known: Sequence[Server]) -> str:
     for server in shown:
         state = states[server.name]
         if state is not None and state.is_down:
-            lines.append(f"{server.name}: {(state.error or '').rstrip('.')}. %magistral_logs {server.name} shows more.")
+            told = f"{server.name}: {(state.error or '').rstrip('.')}. %magistral_logs {server.name} shows more."
+            lines.append(ending.ending(state) if state.status == "ended" else told)
         lines += [f"{server.name}: {advice.text}." for advice in watching.advise(server)]
     return "\n".join([*lines, *others])
 
@@ -344,10 +350,10 @@ def status_table(known: Sequence[Server]) -> str:
 def _status_row(server: Server, state: ServerState | None) -> tuple[str, ...]:
     if state is None:
         context = server.endpoint.context
-        return server.name, server.status(), server.model, f"{context:,}" if context else "", "", server.base_url or ""
-    status: str = server.status()
+        return server.name, status_of(state), server.model, f"{context:,}" if context else "", "", server.base_url or ""
+    status: str = status_of(state)
     if status == "booting" and state.stages:
         status = f"booting: {state.stages[-1][0].lower()} {state.detail}".rstrip()
-    up = "" if state.is_down else f"{(time.time() - state.created) / 60:.0f} min"
+    up = "" if state.is_down else f"{_seconds_up(state) / 60:.0f} min"
     context = state.context or state.plan.context
     return server.name, status, state.plan.model, f"{context:,}", up, state.base_url or ""

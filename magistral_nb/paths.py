@@ -15,7 +15,7 @@ from magistral_nb.private_file import HAS_OWNERS, OTHERS
 HOME_VARIABLE = "MAGISTRAL_NB_HOME"
 _APP = "magistral_nb"
 _NO_NAME = re.compile(r"[^A-Za-z0-9._-]")
-_SOCKET_FOLDER = 70  # bytes; a server's name of up to 32 characters and ".sock" still fit behind it
+_SOCKET_FOLDER = 85  # bytes; the system allows 107 for a socket's whole path, and its name has 22 with its slash
 
 
 def _root(kind: str) -> Path:
@@ -54,20 +54,30 @@ def of_all_nodes(name: str) -> list[Path]:
 def sockets() -> Path:
     """A folder that only its owner can enter, with a path so short that a Unix socket fits in it.
 
-    The system allows 107 bytes for the whole path of one.
+    The one of the state files, or one in a folder for temporary files. Not XDG_RUNTIME_DIR, which is removed when its
+    user logs out, while a server goes on.
 
     Raises:
         MagistralError: it cannot be made, or be kept to oneself.
     """
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    roots = [Path(runtime)] if runtime and os.access(runtime, os.W_OK | os.X_OK) else []
-    roots += [Path(tempfile.gettempdir()), Path("/tmp")]  # noqa: S108 - what is made there is looked at by _private
+    roots = (Path(tempfile.gettempdir()), Path("/tmp"))  # noqa: S108 - what is made there is looked at by _private
     folders = [root.absolute() / f"{_APP}-{os.getuid()}" for root in roots]
-    return _private(next((each for each in folders if len(os.fsencode(each)) <= _SOCKET_FOLDER), folders[-1]))
+    if _fits(beside := servers()):
+        return beside
+    return _private(next(filter(_fits, folders), folders[-1]), "TMPDIR")
 
 
-def _private(folder: Path) -> Path:
-    """Make a folder that nobody else can enter, or see that it is one; links are not followed."""
+def _fits(folder: Path) -> bool:
+    return len(os.fsencode(folder)) <= _SOCKET_FOLDER
+
+
+def _private(folder: Path, variable: str = HOME_VARIABLE) -> Path:
+    """Make a folder that nobody else can enter, or see that it is one; links are not followed.
+
+    Args:
+        folder: where.
+        variable: of the environment, that leads elsewhere.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = folder.lstat()
@@ -87,7 +97,7 @@ def _private(folder: Path) -> Path:
             why = "its disk knows no permissions, so that others could read keys"
         else:
             return folder
-    raise MagistralError(f"{folder} cannot be used ({why}): set {HOME_VARIABLE} to a folder that can.")
+    raise MagistralError(f"{folder} cannot be used ({why}): set {variable} to a folder that can.")
 
 
 def journal() -> Path:

@@ -67,7 +67,6 @@ def test_a_unix_socket_fits_however_long_the_home_s_path_is(tmp_path, monkeypatc
     home.mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv(paths.HOME_VARIABLE, str(home / "ours"))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(home))
     monkeypatch.setattr("tempfile.tempdir", str(home))
     path = paths.sockets() / f"{'f' * 16}.sock"
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -76,9 +75,15 @@ def test_a_unix_socket_fits_however_long_the_home_s_path_is(tmp_path, monkeypatc
         path.unlink()
 
 
-def test_the_system_s_own_folder_for_sockets_is_taken_where_there_is_one(tmp_path, monkeypatch):
-    runtime = tmp_path / "run"
-    runtime.mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+def test_a_socket_lies_beside_the_state_file_where_it_fits(monkeypatch):
     monkeypatch.setattr(paths, "_SOCKET_FOLDER", 10**4)  # pytest's own paths are long
-    assert paths.sockets() == runtime / f"magistral_nb-{os.getuid()}"
+    assert paths.sockets() == paths.servers()
+
+
+def test_a_folder_for_sockets_that_somebody_else_made_is_refused_with_the_way_out(tmp_path, monkeypatch):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / f"magistral_nb-{os.getuid()}").symlink_to(tmp_path / "theirs")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(paths, "_fits", lambda folder: folder.parent == tmp_path)
+    with pytest.raises(errors.MagistralError, match=r"it is a link\): set TMPDIR to a folder that can"):
+        paths.sockets()

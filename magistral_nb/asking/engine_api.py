@@ -23,6 +23,9 @@ _SLEEP_SECONDS = 120.0  # gigabytes of weights are copied to the machine's memor
 class EngineApi:
     """One vLLM; a request blocks, `cut` may come from a signal.
 
+    Whether it lives is asked without the key, which vLLM does not want for that: on a port that was free a moment
+    before, anybody may listen.
+
     Example:
         >>> EngineApi("http://127.0.0.1:9", "").is_healthy()
         False
@@ -30,16 +33,14 @@ class EngineApi:
 
     def __init__(self, base_url: str, api_key: str) -> None:
         """Nothing is asked yet."""
-        self._base_url, self._headers = base_url, {
-            "Authorization": f"Bearer {api_key}", "Content-Type": "application/json"
-        }  # fmt: skip
+        self._base_url, self._api_key = base_url, api_key
         self._connection: http.client.HTTPConnection | None = None
         self._is_cut = False
 
     def is_healthy(self) -> bool:
         """Whether its HTTP server answers and its engine lives."""
         try:
-            status, _ = self.request("GET", "/health")
+            status, _ = self.request("GET", "/health", with_key=False)
         except (OSError, http.client.HTTPException):
             return False
         return status == OK
@@ -47,7 +48,7 @@ class EngineApi:
     def has_lost_its_engine(self) -> bool:
         """Whether its HTTP server still answers, for some seconds, and its engine has died."""
         with contextlib.suppress(OSError, http.client.HTTPException):
-            return self.request("GET", "/health")[0] == _UNAVAILABLE
+            return self.request("GET", "/health", with_key=False)[0] == _UNAVAILABLE
         return False
 
     def is_sleeping(self) -> bool:
@@ -77,7 +78,13 @@ class EngineApi:
         return False
 
     def request(
-        self, method: str, path: str, body: dict[str, Any] | None = None, seconds: float = _SECONDS
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        seconds: float = _SECONDS,
+        *,
+        with_key: bool = True,
     ) -> tuple[int, str]:
         """Status and text of a reply.
 
@@ -86,16 +93,20 @@ class EngineApi:
             path: from the root, such as "/health".
             body: sent as JSON.
             seconds: to wait for each piece of the reply.
+            with_key: the key goes with it.
 
         Raises:
             OSError, http.client.HTTPException: there was none.
         """
+        headers = {"Content-Type": "application/json"}
+        if with_key:
+            headers["Authorization"] = f"Bearer {self._api_key}"
         connection = self._connection = _connection(self._base_url, seconds)
         with contextlib.closing(connection):
             connection.connect()
             if self._is_cut:  # before there was a socket that could be shut
                 raise ConnectionAbortedError
-            connection.request(method, path, None if body is None else json.dumps(body), self._headers)
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
             reply = connection.getresponse()
             return reply.status, reply.read().decode(errors="replace")
 

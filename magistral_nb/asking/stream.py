@@ -1,6 +1,7 @@
 """One question: an exchange and, where a thinking budget cuts that, a second one that answers from the thought.
 
-An exchange whose server is gone before the first token is made anew where the server comes back.
+An exchange whose server is gone before the first token is made anew where the server comes back, once: a question
+that ends the server itself would otherwise end it until it is started no more.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class Stream:
         self._lock = threading.Lock()
         self._exchange: Exchange | None = None
         self._waking: Waking | None = None
+        self._asked_anew = False
         self._thinks = True  # or waits to; only then may it be hurried
         self._hurried = False
 
@@ -142,7 +144,7 @@ class Stream:
             self._exchange.cut()
 
     def _insisted(self, attempt: Callable[[], Iterator[Event]]) -> Iterator[Event]:
-        """An exchange, made anew as long as no token of it has come and the server comes back or is only asleep."""
+        """An exchange, made anew where no token of it has come and the server comes back, or is only asleep."""
         if self._keeper is not None and self._keeper.is_restarting:
             yield from self._revived(None)
         while not self.stopped:
@@ -159,8 +161,11 @@ class Stream:
             else:
                 return
             fell_asleep = isinstance(failure, Unreachable) and self._waking is not None and self._waking.is_sleeping()
-            if not fell_asleep and not (yield from self._revived(failure)):
+            if fell_asleep:
+                continue
+            if self._asked_anew or not (yield from self._revived(failure)):
                 raise failure
+            self._asked_anew = True
 
     def _woken(self) -> Iterator[Noted]:
         """Wake the server if it sleeps."""

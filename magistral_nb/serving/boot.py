@@ -25,6 +25,7 @@ from magistral_nb.serving import (
     tending,
 )
 from magistral_nb.serving.engine import VLLM_VERSION, Engine, check_platform, find_engine, release_for
+from magistral_nb.serving.launch import KEY_BYTES
 from magistral_nb.serving.plan import Choice, Plan, after_stopping, fingerprint
 from magistral_nb.serving.server import Server, set_price, use
 from magistral_nb.serving.terms import Terms
@@ -94,7 +95,7 @@ def prepare(
         InvalidOption: a class would wake a server that is to sleep.
         UnsupportedPlatform: this engine has no build for this system.
         UnknownModel, NotACheckpoint, EngineNotFound, PlanRefused: see there.
-        NameTaken: another plan runs under this name, and it is not to be replaced.
+        NameTaken: another plan runs under this name, or this one on other terms, and it is not to be replaced.
     """
     terms = terms or Terms()
     if terms.share is not None and wishes.sleepable:
@@ -114,6 +115,8 @@ def prepare(
         # Looked for before a plan is made: the running server itself holds the memory that a plan would need.
         for profile in (named,) if named else catalogue.in_order(gpu=bool(here.gpus)):
             if running.plan.fingerprint == fingerprint(profile, wishes, found):
+                if not only_plan:
+                    _check_terms(running, terms)
                 return Prepared(running.plan, profile, name, running, (), running.system_prompt, terms=terms)
         if not only_plan:
             raise _name_taken(running)
@@ -211,7 +214,7 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
     Returns at once: the boot goes on in a process of its own. `Server.wait` waits for it.
 
     Raises:
-        NameTaken: another plan runs under this name.
+        NameTaken: another plan runs under this name, or this one on other terms.
         PlanRefused: the wished port is taken.
         BootFailed: not even the supervisor started.
         MagistralError: the disk takes neither log nor state.
@@ -222,6 +225,7 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
         if running is not None and not replace:
             if running.plan.fingerprint != plan.fingerprint:
                 raise _name_taken(running)
+            _check_terms(running, prepared.terms)
             if prepared.terms.price_per_hour is not None:
                 set_price(running, prepared.terms.price_per_hour)
             return use(name)
@@ -245,7 +249,7 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
                 name=name,
                 status="booting",
                 plan=plan,
-                api_key=secrets.token_urlsafe(32),
+                api_key=secrets.token_urlsafe(KEY_BYTES),
                 log_path=str(log_path),
                 wished_port=port,
                 wished_engine=prepared.engine,
@@ -283,6 +287,19 @@ def _name_taken(running: ServerState) -> NameTaken:
         f"Server {running.name!r} already runs another plan ({running.plan.model}{wished}): add --replace to end "
         "that one, or --name OTHER to run both."
     )
+
+
+def _check_terms(running: ServerState, wished: Terms) -> None:
+    """A server goes on as it was started: whoever wants it otherwise has to say that it may end.
+
+    Raises:
+        NameTaken: more was wished for than it does.
+    """
+    if not wished.are_kept_by(running.terms):
+        terms = " ".join(running.terms.words()) or "the default ones"
+        raise NameTaken(
+            f"Server {running.name!r} runs by this plan, but on other terms ({terms}): add --replace to start it anew."
+        )
 
 
 def serve(
@@ -342,7 +359,7 @@ def serve(
     Raises:
         InvalidOption, UnsupportedPlatform, UnknownModel, NotACheckpoint, EngineNotFound, PlanRefused: nothing was
             started.
-        NameTaken: another plan runs under this name.
+        NameTaken: another plan runs under this name, or this one on other terms.
         BootFailed: with the cause as the log tells it.
 
     Example:

@@ -20,14 +20,21 @@ SHARING = ("gpus", "pipeline_parallel", "data_parallel")  # the wishes that take
 # vLLM's flags that take more GPUs than one, and their short names.
 _KEY = "a key does not belong into a command line, which everybody on this machine can read"
 _PLACE = "where it listens is decided here: --port is an option of this package"
-# vLLM's flags by which nobody here would find the server, or which show a secret, and why.
+# vLLM's flags by which nobody here would find the server, which show a secret or let strangers' code in, and why.
 _DOORS = (
     dict.fromkeys(("--host", "--port", "--uds", "--root-path", "--headless"), _PLACE)
     | dict.fromkeys(
         ("--ssl-keyfile", "--ssl-certfile", "--ssl-ca-certs"), "on this machine it is asked without TLS; --share has it"
     )
-    | {"--api-key": f"{_KEY}; one is made for it", "--hf-token": f"{_KEY}; set HF_TOKEN instead"}
+    | {
+        "--api-key": f"{_KEY}; one is made for it",
+        "--hf-token": f"{_KEY}; set HF_TOKEN instead",
+        "--trust-remote-code": "a model's own code is never run here",
+        "--config": "what that file says cannot be checked: type its flags",
+        "--middleware": "who may ask is decided here",
+    }
 )
+_SWITCHES = {"--headless", "--trust-remote-code"}  # of these, those without a value
 _RAW = {"--tensor-parallel-size": "-tp", "--pipeline-parallel-size": "-pp", "--data-parallel-size": "-dp"}
 
 
@@ -53,23 +60,30 @@ def check_wishes(profile: Profile, wishes: Wishes) -> None:
 
 
 def _check_doors(wishes: Wishes) -> None:
-    """Whether raw flags decide where the server listens and with which key: then nobody here would find it."""
+    """Whether raw flags open doors, or decide where the server listens and with which key: nobody would find it."""
     words = iter(wishes.engine_args)
     rest = []
     typed: dict[str, str] = {}
     for word in words:
         name, is_whole, _ = word.partition("=")
-        flag = name.replace("_", "-")
-        if flag not in _DOORS:
+        flag = _door(name.replace("_", "-"))
+        if flag is None:
             rest.append(word)
             continue
         typed[name] = _DOORS[flag]
-        if not is_whole and flag != "--headless":
+        if not is_whole and flag not in _SWITCHES:
             next(words, None)
     if typed:
         names, reasons = " and ".join(typed), "; ".join(dict.fromkeys(typed.values()))
         away = Way(f"leave {'it' if len(typed) == 1 else 'them'} away", replace(wishes, engine_args=tuple(rest)))
         raise Refusal(f"Raw {names} cannot work ({reasons})", away)
+
+
+def _door(typed: str) -> str | None:
+    """The flag of `_DOORS` that vLLM would take this for: its argparse accepts the beginning of a flag's name."""
+    if len(typed) <= len("--"):
+        return None
+    return typed if typed in _DOORS else next((flag for flag in _DOORS if flag.startswith(typed)), None)
 
 
 def _check_raw(wishes: Wishes) -> None:

@@ -11,7 +11,7 @@ from magistral_nb.serving.catalogue import in_order
 from magistral_nb.serving.devices import names_of
 from magistral_nb.serving.masking import masked
 from magistral_nb.serving.memory import GIB, LARGEST_SHARE, share_of
-from magistral_nb.serving.plan import SHARE_FLAG, Choice
+from magistral_nb.serving.plan import DEVELOPMENT, SHARE_FLAG, Choice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,7 +157,7 @@ def of_sleep(on: Flags, wishes: Wishes, placed: Placement) -> None:
     """Let it give its memory back for a while, behind a door that nobody else can open."""
     if not wishes.sleepable:
         return
-    on.environment["VLLM_SERVER_DEV_MODE"] = "1"  # without which it has no /sleep
+    on.environment[DEVELOPMENT] = "1"
     held = f"; asleep, {_on_each(placed.memory.weights, placed)} of weights wait in RAM" if placed.memory else ""
     on.add(
         ["--enable-sleep-mode"],

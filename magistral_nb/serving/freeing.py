@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from magistral_nb.processes import members
 from magistral_nb.serving.plan import after_stopping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection
 
-    from magistral_nb.serving.hardware import Hardware
+    from magistral_nb.serving.hardware import Gpu
     from magistral_nb.serving.plan import Plan
 
 _PATIENCE_SECONDS = 20.0
@@ -20,26 +20,48 @@ _TICK_SECONDS = 0.1
 _ENOUGH = 0.9  # of the memory that is expected: a driver keeps some, and what is in use is told in round figures
 
 
-@contextlib.contextmanager
-def freed(plan: Plan, group: int) -> Iterator[None]:
-    """Wait, once the block has ended a server, until its GPUs' memory is free; without a GPU for nothing.
+@dataclass(frozen=True, slots=True)
+class Freeing:
+    """What a server's GPUs will have free once it has ended.
 
-    Args:
-        plan: that the server runs by.
-        group: its process group.
+    Attributes:
+        expected: these GPUs, as they will be.
     """
-    if not plan.devices:
-        yield
-        return
-    from magistral_nb.serving import hardware
 
-    expected = after_stopping(hardware.detect(), plan, {process.pid for process in members(group)})
-    yield
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not _is_free(hardware.detect(), expected, plan) and time.monotonic() < deadline:
-        time.sleep(_TICK_SECONDS)
+    expected: tuple[Gpu, ...]
 
+    @staticmethod
+    def of(plan: Plan, groups: Collection[int]) -> Freeing:
+        """Look at the GPUs while the server still runs; without a GPU at nothing.
 
-def _is_free(now: Hardware, expected: Hardware, plan: Plan) -> bool:
-    free = {gpu.uuid: gpu.free for gpu in now.gpus}
-    return all(free.get(gpu.uuid, gpu.total) >= _ENOUGH * gpu.free for gpu in expected.gpus if gpu.uuid in plan.devices)
+        Args:
+            plan: that the server runs by.
+            groups: its process groups.
+        """
+        if not plan.devices or not groups:
+            return Freeing(())
+        from magistral_nb.serving import hardware
+
+        pids = {process.pid for group in groups for process in members(group)}
+        after = after_stopping(hardware.detect(), plan, pids)
+        return Freeing(tuple(gpu for gpu in after.gpus if gpu.uuid in plan.devices))
+
+    def wait(self) -> str | None:
+        """Wait, now that it has ended, until the memory is free; a line that tells where it is not."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while (lines := self._held()) and time.monotonic() < deadline:
+            time.sleep(_TICK_SECONDS)
+        return " ".join(lines) or None
+
+    def _held(self) -> list[str]:
+        if not self.expected:
+            return []
+        from magistral_nb.serving import hardware
+
+        free = {gpu.uuid: gpu.free for gpu in hardware.detect().gpus}
+        return [
+            f"{gpu.name} has {free[gpu.uuid] / 2**30:.1f} GiB free where {gpu.free / 2**30:.1f} were expected: "
+            "nvidia-smi shows who holds the rest."
+            for gpu in self.expected
+            if free.get(gpu.uuid, gpu.total) < _ENOUGH * gpu.free
+        ]

@@ -6,8 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from magistral_nb.serving.launch import EngineGroup
-from magistral_nb.serving.orphans import SUPERVISES, marked
+from magistral_nb.serving.launch import EngineGroup, child_environment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,13 +22,15 @@ _WELL_SECONDS = 60.0  # of running, after which the first pause counts again
 class KeptProxy:
     """Starts the proxy again wherever it has ended, as long as its server runs."""
 
-    def __init__(self, running: Process | None = None) -> None:
+    def __init__(self, path: Path, running: Process | None = None) -> None:
         """Nothing is started.
 
         Args:
+            path: of the server's state file, which the proxy reads.
             running: one that an earlier supervisor has started.
         """
-        self._group = EngineGroup(running) if running is not None and running.is_alive() else None
+        self._path = path
+        self._group = EngineGroup.adopted(running, path)
         self._begun = self._due = 0.0
         self._pause = _FIRST_PAUSE
 
@@ -38,12 +39,11 @@ class KeptProxy:
         """The one that runs, as far as was seen."""
         return None if self._group is None else self._group.process
 
-    def tend(self, path: Path, state: ServerState, now: float) -> None:
+    def tend(self, state: ServerState, now: float) -> None:
         """Start it where it is wanted and does not run.
 
         Args:
-            path: of the state file, which it reads.
-            state: what is in it.
+            state: of the server.
             now: seconds, of a clock that does not go back.
         """
         if state.terms.share is None:
@@ -54,9 +54,8 @@ class KeptProxy:
             self._pause = _FIRST_PAUSE if now - self._begun > _WELL_SECONDS else min(2 * self._pause, _LONGEST_PAUSE)
             self._due, self._group = self._begun + self._pause, None
         if now >= self._due:
-            own = {name: value for name, value in os.environ.items() if name != SUPERVISES}
-            argv = [sys.executable, "-P", "-m", _MODULE, str(path)]
-            self._group = EngineGroup.start(argv, state.log_path, own | marked(state, path))
+            argv = [sys.executable, "-P", "-m", _MODULE, str(self._path)]
+            self._group = EngineGroup.start(argv, state.log_path, child_environment(state, os.environ, self._path))
             self._begun = now
 
     def end(self) -> None:

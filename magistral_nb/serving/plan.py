@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from magistral_nb.serving.profile import Profile
 
 SHARE_FLAG = "--gpu-memory-utilization"
+DEVELOPMENT = "VLLM_SERVER_DEV_MODE"  # the variable without which vLLM has no /sleep, and which opens doors
 
 
 @dataclass(frozen=True, slots=True)

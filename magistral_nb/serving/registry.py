@@ -47,6 +47,7 @@ class ServerState:
         plan: how it was booted.
         api_key: 256 random bits; here and in environments, nowhere else.
         log_path: of the engine's output.
+        log_begun: bytes in it when the engine was started last: what a download or an engine before it said.
         wished_port: None lets the supervisor find one.
         wished_engine: as `find_engine` takes it.
         terms: on which it runs.
@@ -72,6 +73,7 @@ class ServerState:
     plan: Plan
     api_key: str = field(repr=False)
     log_path: str
+    log_begun: int = 0
     wished_port: int | None = None
     wished_engine: str | None = None
     terms: Terms = field(default_factory=Terms)
@@ -232,8 +234,12 @@ def lock(name: str) -> Iterator[None]:
 
 
 def load(name: str) -> ServerState | None:
-    """The state of this server, None where there is none that can be used."""
-    return read(path_of(name))
+    """The state of this server, None where there is none that can be used, or no folder that may hold one."""
+    check_name(name)
+    try:
+        return read(path_of(name))
+    except MagistralError:  # who only asks servers elsewhere needs none
+        return None
 
 
 def read(path: Path) -> ServerState | None:
@@ -243,8 +249,12 @@ def read(path: Path) -> ServerState | None:
 
 
 def load_all() -> list[ServerState]:
-    """Every server of this machine that has a usable state file, by name."""
-    return [state for state in map(read, sorted(paths.servers().glob("*.json"))) if state is not None]
+    """Every server of this machine that has a usable state file, by name; none where no folder may hold one."""
+    try:
+        found = sorted(paths.servers().glob("*.json"))
+    except MagistralError:
+        return []
+    return [state for state in map(read, found) if state is not None]
 
 
 def unusable() -> list[Unusable]:

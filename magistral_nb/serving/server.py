@@ -13,6 +13,7 @@ from magistral_nb.errors import (
     AskFailed,
     BootFailed,
     InvalidOption,
+    MagistralError,
     ServerDied,
     ServerNotFound,
 )
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from magistral_nb.serving.registry import ServerState
 
 _TICK_SECONDS = 0.05
+
+Status = Literal["booting", "ready", "sleeping", "failed", "ended", "connected"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +139,13 @@ class Server:
         """What its state file says now; None for a server that we only connected to."""
         return self._state() if self.is_ours else None
 
-    def status(self) -> Literal["booting", "ready", "sleeping", "failed", "ended", "connected"]:
+    def status(self) -> Status:
         """Where it stands now; a process that is gone counts as failed, and what was ended for a reason as ended.
 
         Raises:
             ServerNotFound: it is not known (any more).
         """
-        if not self.is_ours:
-            return "connected"
-        state = self._state()
-        is_asleep = state.status == "ready" and state.plan.wishes.sleepable and self._engine_api().is_sleeping()
-        return "sleeping" if is_asleep else state.status
+        return status_of(self.state())
 
     def is_alive(self) -> bool:
         """Whether it can answer, now or after its boot; a connected server is taken to."""
@@ -181,17 +180,29 @@ class Server:
             time.sleep(_TICK_SECONDS)
         return self
 
-    def stop(self) -> None:
-        """End it and all its processes; a server that we only connected to is merely forgotten."""
+    def stop(self) -> str | None:
+        """End it and all its processes; a server that we only connected to is merely forgotten.
+
+        Returns:
+            A line where a GPU's memory is still held after some seconds.
+
+        Raises:
+            ServerNotFound: it is not known.
+            MagistralError: it runs on another machine, or hangs in the system.
+        """
         from magistral_nb.asking.client import close_clients
         from magistral_nb.serving.tending import stop
 
         if self.is_ours:
-            if registry.look(registry.path_of(self.name)) is None:
+            found = registry.look(registry.path_of(self.name))
+            if found is None:
                 raise ServerNotFound(_not_found(self.name))
-            stop(self.name)
-        else:
-            close_clients(_here.connected.pop(self.name).endpoint.base_url)
+            held = stop(self.name)
+            if isinstance(found, registry.ServerState) and found.base_url is not None:
+                close_clients(found.base_url)
+            return held
+        close_clients(_here.connected.pop(self.name).endpoint.base_url)
+        return None
 
     def sleep(self) -> None:
         """Give its GPU's memory to other work; the weights wait in the machine's own, and a question wakes it.
@@ -256,7 +267,7 @@ class Server:
         """Name, status, model and address; never the key."""
         try:
             return f"<Server {self.name!r}: {self.status()}, {self.model} at {self.base_url}>"
-        except ServerNotFound:
+        except MagistralError:
             return f"<Server {self.name!r}: stopped>"
 
     def _state(self) -> ServerState:
@@ -274,6 +285,8 @@ class Server:
 def find_server(server: Server | str | None = None) -> Server:
     """The server that is meant: a handle, a name, or None for the one served or connected last.
 
+    Where none was by this process, the one that is up, or "default".
+
     Raises:
         ServerNotFound: there is none.
     """
@@ -288,6 +301,7 @@ def find_server(server: Server | str | None = None) -> Server:
         return Server(_here.last)
     if not names:
         raise ServerNotFound("No server is running: type %magistral_serve, or %magistral_connect URL.")
+    names = [name for name in names if Server(name).is_alive()] or names
     if "default" in names or len(names) == 1:
         return Server("default" if "default" in names else names[0])
     raise ServerNotFound(f"Several servers are known ({', '.join(names)}): name the one you mean.")
@@ -301,6 +315,15 @@ def servers() -> list[Server]:
 def known_names() -> list[str]:
     """Names of all servers that have a state file or were connected to."""
     return sorted({state.name for state in registry.load_all()} | set(_here.connected))
+
+
+def status_of(state: ServerState | None) -> Status:
+    """Where a server stands by this state, a moment after it was read; one without a state we only connected to."""
+    if state is None:
+        return "connected"
+    if state.status != "ready" or not state.plan.wishes.sleepable or state.base_url is None:
+        return state.status
+    return "sleeping" if EngineApi(state.base_url, state.api_key).is_sleeping() else "ready"
 
 
 def use(name: str) -> Server:

@@ -10,31 +10,29 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import os
 import signal
 import sys
 import threading
 import time
 from pathlib import Path
-from secrets import token_hex
+from secrets import token_hex, token_urlsafe
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from magistral_nb import paths
-from magistral_nb.asking.endpoint import UNIX, Endpoint, Question, messages
+from magistral_nb.asking.endpoint import UNIX
 from magistral_nb.asking.engine_api import OK, EngineApi
-from magistral_nb.asking.wire import error_text
 from magistral_nb.processes import Process, end_group
-from magistral_nb.serving import durations, log_file, registry
+from magistral_nb.serving import durations, first_question, launch, log_file, registry
 from magistral_nb.serving.boot_log import ASKING, DOWNLOADING, BootLog
 from magistral_nb.serving.diagnosis import diagnose
-from magistral_nb.serving.freeing import freed
+from magistral_nb.serving.freeing import Freeing
 from magistral_nb.serving.idling import Idleness, typed_of
 from magistral_nb.serving.kept_proxy import KeptProxy
-from magistral_nb.serving.launch import GUARDED, HOST, EngineGroup, engine_environment, free_port
 from magistral_nb.serving.masking import masked
 from magistral_nb.serving.metrics import Metrics, parse
-from magistral_nb.serving.orphans import groups, marked
+from magistral_nb.serving.orphans import groups
 from magistral_nb.serving.terms import MOST_RESTARTS
 
 if TYPE_CHECKING:
@@ -53,9 +51,6 @@ _TICK_SECONDS = 0.1
 _METRICS_SECONDS = 30.0  # between two looks at whether anybody asks; shorter where the idle stop is
 _SIGNAL_SECONDS = 1.0  # a batch system ends vLLM and its supervisor together, in any order
 _TERMINATED = (0, -signal.SIGTERM, 128 + signal.SIGTERM, None)  # how SIGTERM ends vLLM; an adopted one does not tell
-_FIRST_QUESTION = "What is 2 + 2?"
-_FIRST_TOKENS = 12  # enough to see the whole path work; cut by length counts
-_FIRST_SECONDS = 300.0  # a first request may compile kernels
 _ENDED_BY_SYSTEM = "the system told it to end (SIGTERM): a preemption, the end of a job, or a shutdown"
 
 
@@ -70,30 +65,37 @@ class Supervisor:
         self._stop = threading.Event()
         self._told_by: int | None = None
         self._api: EngineApi | None = None
-        self._begun_at = 0  # bytes of the log, behind what a download said, which would be taken for vLLM's
-        self._engine: EngineGroup | None = None
-        self._proxy = KeptProxy(state.proxy)
+        self._engine: launch.EngineGroup | None = None
+        self._proxy = KeptProxy(path, state.proxy)
 
     def boot(self) -> None:
         """The whole life of a server."""
-        self._listen()
+        self._begin()
         me = Process.of(os.getpid())
         self._write(starter=me, supervisor=me)
         self._guarded(self._download_and_live)
 
     def adopt(self) -> None:
         """The rest of a server's life whose supervisor has died."""
-        self._listen()
-        if self._state.engine is not None and self._state.base_url is not None:
+        self._begin()
+        engine = launch.EngineGroup.adopted(self._state.engine, self._path)
+        if engine is not None and self._state.base_url is not None:
             self._write(supervisor=Process.of(os.getpid()))  # first, as nobody would ever know of this process
-            self._engine = EngineGroup(self._state.engine)
+            self._engine = engine
             self._api = EngineApi(self._state.base_url, self._state.api_key)
             self._guarded(self._live)
 
-    def _listen(self) -> None:
+    def _begin(self) -> None:
+        """Hear signals, and give signs of life from now on, also while this process waits for something."""
+        threading.Thread(target=self._keep_beating, name="magistral_nb signs of life", daemon=True).start()
         for number in (signal.SIGTERM, ASKED):
             signal.signal(number, self._told_to_stop)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _keep_beating(self) -> None:
+        while not self._stop.wait(registry.BEAT_SECONDS):
+            with contextlib.suppress(OSError):  # who watches the server writes again what is gone
+                os.utime(self._path, follow_symlinks=False)
 
     def _download_and_live(self) -> None:
         if self._download():
@@ -101,19 +103,21 @@ class Supervisor:
 
     def _guarded(self, live: Callable[[], None]) -> None:
         """Live, and leave neither a process nor an untrue state behind."""
-        try:
-            live()
-        except Exception as error:
-            self._write(status="failed", error=f"its supervisor failed ({type(error).__name__}: {error})")
-            raise
-        finally:
-            self._proxy.end()
-            if self._engine is not None:
-                self._end_engine()
-            if self._told_by == signal.SIGTERM and not self._state.is_down:
-                self._write(status="ended", error=_ENDED_BY_SYSTEM)
-            if not self._state.is_down:
-                self._path.unlink(missing_ok=True)
+        with contextlib.ExitStack() as ending:  # the last one first, each also where another fails
+            ending.callback(self._leave_state)
+            ending.callback(self._end_engine)
+            ending.callback(self._proxy.end)
+            try:
+                live()
+            except Exception as error:
+                self._write(status="failed", error=f"its supervisor failed ({type(error).__name__}: {error})")
+                raise
+
+    def _leave_state(self) -> None:
+        if self._told_by == signal.SIGTERM and not self._state.is_down:
+            self._write(status="ended", error=_ENDED_BY_SYSTEM)
+        if not self._state.is_down:
+            self._path.unlink(missing_ok=True)
 
     def _live(self) -> None:
         """Boot it, watch it, and boot it again as often as that is wished for."""
@@ -132,7 +136,8 @@ class Supervisor:
             # Written down before anything is waited for: whoever was being answered asks why.
             if found is not None and found.id == "port_in_use" and self._state.wished_port is None and ports > 1:
                 ports -= 1
-                self._write(status="booting", base_url=None, engine=None)
+                # Whoever listens there may have been sent the key by a question that waits for this server.
+                self._write(status="booting", base_url=None, engine=None, api_key=token_urlsafe(launch.KEY_BYTES))
             elif self._may_restart():
                 pause = self._prepare_restart(how, found)
             else:
@@ -149,21 +154,21 @@ class Supervisor:
 
     def _launch(self) -> None:
         """Start vLLM where it was before, or on a free port."""
-        base_url = self._state.base_url or f"http://{HOST}:{self._state.wished_port or free_port()}/v1"
+        base_url = self._state.base_url or f"http://{launch.HOST}:{self._state.wished_port or launch.free_port()}/v1"
         if self._state.plan.wishes.sleepable:
             base_url = f"{UNIX}{paths.sockets() / f'{token_hex(8)}.sock'}"
             where = ["--uds", base_url.removeprefix(UNIX)]
         else:
-            where = ["--host", HOST, "--port", base_url.rpartition(":")[2].removesuffix("/v1")]
-        self._begun_at = Path(self._state.log_path).stat().st_size
+            where = ["--host", launch.HOST, "--port", base_url.rpartition(":")[2].removesuffix("/v1")]
+        log_begun = Path(self._state.log_path).stat().st_size
         self._api = EngineApi(base_url, self._state.api_key)
-        self._engine = EngineGroup.start(
-            [*self._state.plan.argv, *where, *GUARDED],
+        self._engine = launch.EngineGroup.start(
+            [*self._state.plan.argv, *where, *launch.GUARDED],
             self._state.log_path,
-            engine_environment(self._state, os.environ, self._path),
+            launch.engine_environment(self._state, os.environ, self._path),
             self._state.plan.niceness,
         )
-        self._write(base_url=base_url, engine=self._engine.process)
+        self._write(base_url=base_url, engine=self._engine.process, log_begun=log_begun)
 
     def _download(self) -> bool:
         """Fetch what the hub still has to give, in a process of its own; False where that failed or was ended."""
@@ -173,7 +178,8 @@ class Supervisor:
 
         log_path = Path(self._state.log_path)
         argv = [sys.executable, "-P", "-m", download.__name__, *self._state.downloads]
-        child = EngineGroup.start(argv, self._state.log_path, os.environ | marked(self._state, self._path))
+        environment = launch.child_environment(self._state, os.environ, self._path)
+        child = launch.EngineGroup.start(argv, self._state.log_path, environment)
         # Known as the engine meanwhile, so that whoever stops the server finds it.
         self._write(engine=child.process)
         try:
@@ -185,10 +191,12 @@ class Supervisor:
         finally:
             code = child.code
             child.end()
+        if self._stop.wait(_SIGNAL_SECONDS if code == -signal.SIGTERM else 0):  # it was ended, and did not fail
+            return False
         if code:
             why = download.failure_in(log_file.tail(log_path, 0)) or f"the download ended with code {code}"
             self._write(status="failed", error=why)
-        return code == 0 and not self._stop.is_set()
+        return code == 0
 
     def _boot(self) -> None:
         """Follow the log until the API answers, then ask a first real question."""
@@ -197,60 +205,64 @@ class Supervisor:
         log = BootLog()
         self._reached(log.stage, "")
         with Path(self._state.log_path).open("rb") as lines:
-            lines.seek(self._begun_at)
+            lines.seek(self._state.log_begun)
             while not self._engine.has_ended() and not self._stop.wait(_TICK_SECONDS):
                 for line in lines:
                     log.feed(line.decode(errors="replace"))
                     self._reached(log.stage, log.detail)
                 if self._api.is_healthy():
-                    self._reached(ASKING, "")
-                    self._first_question(self._api)
+                    if self._is_its_own_port(self._engine):
+                        self._reached(ASKING, "")
+                        self._first_question(self._api)
                     return
 
+    def _is_its_own_port(self, engine: launch.EngineGroup) -> bool:
+        """Whether who says there that all is well is the engine; a Unix socket lies where nobody else can make one."""
+        port = urlsplit(self._state.base_url or "").port
+        is_own = port is None or engine.listens_on(port)
+        if not is_own and not engine.has_ended():
+            self._tell("the port was taken while vLLM booted: address already in use")
+        return is_own
+
     def _first_question(self, api: EngineApi) -> None:
-        """A boot that only asks /health looks fine even where every question fails: ask one."""
-        endpoint = Endpoint("", self._state.plan.model, system_prompt=self._state.system_prompt)
-        body = {
-            "model": endpoint.model,
-            "messages": messages(endpoint, Question(text=_FIRST_QUESTION)),
-            "max_tokens": _FIRST_TOKENS,
-        }
+        """Ready is a server only once it has answered a question."""
         try:
-            status, text = api.request("POST", "/v1/chat/completions", body, _FIRST_SECONDS)
-            reply = _json(text)
-            if status != OK or not reply.get("choices"):
-                told = error_text(reply)
-                with Path(self._state.log_path).open("a", encoding="utf-8") as log:  # vLLM itself does not write it
-                    log.write(f"ERROR: the first question was answered with {status}: {masked(told)}\n")
-                found = diagnose(self._log(), exit_code=None, reply=told)
-                why = found.cause if found else f"it is up, but answers a question with {status}"
-                self._write(status="failed", error=why, diagnosis=found)
-                return
-            _, text = api.request("GET", "/v1/models", None, _FIRST_SECONDS)
-            context = _json(text)["data"][0].get("max_model_len") or self._state.plan.context
+            reply = first_question.ask(api, self._state.plan.model, self._state.system_prompt)
         except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError) as error:
             if not self._stop.is_set() and not (self._engine and self._engine.has_ended()):
-                found = diagnose(self._log(), exit_code=None, reply=None)
-                why = f"it is up, but did not answer a question ({type(error).__name__}: {error})"
-                self._write(status="failed", error=found.cause if found else why, diagnosis=found)
+                self._useless(f"it is up, but did not answer a question ({type(error).__name__}: {error})", None)
             return
+        if reply.error is not None:
+            self._tell(f"the first question was answered with {reply.status}: {masked(reply.error)}")
+            self._useless(f"it is up, but answers a question with {reply.status}", reply.error)
+            return
+        context = reply.context or self._state.plan.context
         self._write(status="ready", context=context, detail="", error=None, diagnosis=None)
         took = time.monotonic() - self._began
         durations.save(self._state.plan.fingerprint, durations.durations_of(self._state.stages, took))
+
+    def _useless(self, why: str, reply: str | None) -> None:
+        found = diagnose(self._log(), exit_code=None, reply=reply)
+        self._write(status="failed", error=found.cause if found else why, diagnosis=found)
+
+    def _tell(self, what: str) -> None:
+        """Write into the log what vLLM itself does not."""
+        with contextlib.suppress(OSError), Path(self._state.log_path).open("a", encoding="utf-8") as log:
+            log.write(f"ERROR: {what}\n")
 
     def _watch(self) -> None:
         """Until it ends, is told to, or nobody has asked for long enough."""
         if self._engine is None:
             return
-        ready = beaten = looked = time.monotonic()
+        ready = kept = looked = time.monotonic()
         limit = self._state.terms.idle_stop
         idleness = Idleness(ready)
         while not self._engine.has_ended() and not self._stop.wait(_TICK_SECONDS):
             now = time.monotonic()
             self._tend_proxy(now)
-            if now - beaten > registry.BEAT_SECONDS:
-                beaten = now
-                self._beat()
+            if now - kept > registry.BEAT_SECONDS:
+                kept = now
+                self._keep_files()
                 if self._state.restarts and now - ready > _WELL_SECONDS:
                     self._write(restarts=0)
             if limit is not None and now - looked > min(_METRICS_SECONDS, limit / 4):
@@ -260,7 +272,7 @@ class Supervisor:
 
     def _tend_proxy(self, now: float) -> None:
         with contextlib.suppress(OSError):  # a log that cannot be written, or no room for a process: tried again
-            self._proxy.tend(self._path, self._state, now)
+            self._proxy.tend(self._state, now)
             self._write(proxy=self._proxy.process)
 
     def _nobody_asks(self, idleness: Idleness, limit: float) -> bool:
@@ -277,13 +289,11 @@ class Supervisor:
         self._write(status="ended", error=f"nobody asked it for {typed_of(limit)}, which is its --idle-stop")
         return True
 
-    def _beat(self) -> None:
-        """Give a sign of life, keep the log short, and write again what a full disk or somebody has swallowed."""
+    def _keep_files(self) -> None:
+        """Keep the log short, and write again what a full disk or somebody has swallowed."""
         with contextlib.suppress(OSError):
             log_file.rotate(Path(self._state.log_path))
-        try:
-            os.utime(self._path, follow_symlinks=False)
-        except OSError:
+        if not os.path.lexists(self._path):
             self._written = None
         self._write()
 
@@ -311,22 +321,21 @@ class Supervisor:
 
     def _log(self) -> list[str]:
         with contextlib.suppress(OSError):
-            return log_file.tail(Path(self._state.log_path), self._begun_at)
+            return log_file.tail(Path(self._state.log_path), self._state.log_begun)
         return []
 
     def _end_engine(self) -> None:
         """End its processes, and wait until the GPU's memory is free."""
         if self._engine is None:
             return
-        with freed(self._state.plan, self._engine.process.pid):
-            self._engine.end()
-            stays = set() if self._proxy.process is None else {self._proxy.process.pid}
-            for group in groups(self._path) - stays:  # children that have left it, or have outlived it
-                end_group(group)
+        freeing = Freeing.of(self._state.plan, {self._engine.process.pid})
+        self._engine.end()
+        stays = set() if self._proxy.process is None else {self._proxy.process.pid}
+        for group in groups(self._path) - stays:  # children that have left it, or have outlived it
+            end_group(group)
+        freeing.wait()
         self._engine = None
-        base_url = self._state.base_url or ""
-        if base_url.startswith(UNIX):
-            Path(base_url.removeprefix(UNIX)).unlink(missing_ok=True)
+        launch.remove_socket(self._state.base_url)
 
     def _reached(self, stage: str, detail: str) -> None:
         stages = self._state.stages
@@ -355,19 +364,10 @@ class Supervisor:
 def _metrics(api: EngineApi) -> Metrics | None:
     """What it says of itself; None where it does not, or not in time."""
     try:
-        status, page = api.request("GET", "/metrics")
+        status, page = api.request("GET", "/metrics", with_key=False)
         return parse(page, time.monotonic()) if status == OK else None
     except (OSError, http.client.HTTPException, ValueError):
         return None
-
-
-def _json(text: str) -> dict[str, Any]:
-    """A reply's object; what is none is an error's text."""
-    try:
-        value = json.loads(text or "{}")
-    except ValueError:
-        value = text
-    return value if isinstance(value, dict) else {"error": value}
 
 
 def main() -> None:

@@ -18,7 +18,8 @@ from magistral_nb import paths
 from magistral_nb.errors import BootFailed, MagistralError
 from magistral_nb.processes import end_group
 from magistral_nb.serving import orphans, registry, supervisor
-from magistral_nb.serving.freeing import freed
+from magistral_nb.serving.freeing import Freeing
+from magistral_nb.serving.launch import remove_socket
 
 if TYPE_CHECKING:
     from magistral_nb.processes import Process
@@ -51,10 +52,12 @@ def tend(state: ServerState) -> str | None:
             except MagistralError as error:
                 return f"Server {now.name!r} has lost its supervisor, and has no new one: {error}"
             return f"Server {now.name!r} had lost its supervisor and has a new one: it goes on."
-        end_engine(registry.path_of(now.name), now)
+        held = _end_engine(registry.path_of(now.name), now)
         with contextlib.suppress(OSError):  # who looks at its processes sees the same
             registry.save(registry.path_of(now.name), now.seen())
-        return f"Server {now.name!r} had lost its supervisor: what was left of it has ended."
+        return " ".join(
+            filter(None, (f"Server {now.name!r} had lost its supervisor: what was left of it has ended.", held))
+        )
 
 
 def _is_left(state: ServerState) -> bool:
@@ -63,32 +66,35 @@ def _is_left(state: ServerState) -> bool:
     return not is_supervised and bool(orphans.engine_processes(state))
 
 
-def end_engine(path: Path, state: ServerState | None) -> None:
-    """End what was started for this state file, and wait until its GPUs are free.
+def _end_engine(path: Path, state: ServerState) -> str | None:
+    """End what was started for this state file, and wait until its GPUs are free; a line where they are not."""
+    freeing = Freeing.of(state.plan, orphans.groups(path))
+    _end_groups(path)
+    return freeing.wait()
 
-    Args:
-        path: of the state file.
-        state: what is in it, if that can be used.
-    """
+
+def _end_groups(path: Path) -> None:
     for group in orphans.groups(path):
-        with contextlib.nullcontext() if state is None else freed(state.plan, group):
-            end_group(group)
+        end_group(group)
 
 
-def stop(name: str) -> None:
+def stop(name: str) -> str | None:
     """`end`, and nobody attaches to it or starts another one meanwhile.
 
     Raises:
         MagistralError: see `end` and `registry.lock`.
     """
     with registry.lock(name):
-        end(name)
+        return end(name)
 
 
-def end(name: str) -> None:
-    """End a server of ours, or what a dead one has left, and wait until its processes are gone.
+def end(name: str) -> str | None:
+    """End a server of ours, or what a dead one has left, and wait until its processes are gone and its GPUs are free.
 
     Whoever calls this holds the lock.
+
+    Returns:
+        A line where memory is still held.
 
     Raises:
         MagistralError: it runs on another machine, or a process hangs in the system.
@@ -99,6 +105,7 @@ def end(name: str) -> None:
         if state.elsewhere:
             raise MagistralError(f"Server {name!r} cannot be ended from here: {state.why}. End it there.")
         state = None
+    freeing = None if state is None else Freeing.of(state.plan, orphans.groups(path))
     supervisors = orphans.supervisors(path)
     for process in supervisors:
         with contextlib.suppress(ProcessLookupError):
@@ -112,13 +119,17 @@ def end(name: str) -> None:
         with contextlib.suppress(ProcessLookupError):
             if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL)
-    end_engine(path, state)
+    _end_groups(path)
     if stuck := [*(process.pid for process in supervisors if process.is_alive()), *orphans.groups(path)]:
         raise MagistralError(
             f"Server {name!r} does not end: process {stuck[0]} hangs in the system, and only a restart of this machine "
             "helps."
         )
+    held = None if freeing is None else freeing.wait()
+    if state is not None:
+        remove_socket(state.base_url)
     registry.forget(name)
+    return held
 
 
 def start_supervisor(state: ServerState, *, adopt: bool = False) -> None:
@@ -159,7 +170,7 @@ def start_supervisor(state: ServerState, *, adopt: bool = False) -> None:
     child.kill()
     child.wait()
     if not adopt:
-        end_engine(path, state)  # it may have come so far
+        _end_engine(path, state)  # it may have come so far
     raise BootFailed(f"The supervisor of {state.name!r} did not start: {state.log_path} says why.")
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from magistral_nb.serving.wishes import Wishes
 
 MOST_RESTARTS = 3  # in a row
+_UNMEASURED = "--disable-log-stats"  # of vLLM, which then has no metrics
+_KEPT = ("idle_stop", "restart", "share")  # by the supervisor, as it was started
 
 Restart = Literal["never", "on-failure"]
 
@@ -82,10 +84,25 @@ class Terms:
         words += [] if self.price_per_hour is None else ["--price-per-hour", f"{self.price_per_hour:g}"]
         return words + ([] if self.share is None else self.share.words())
 
+    def are_kept_by(self, running: Terms) -> bool:
+        """Whether a server that runs on those terms does what is wished for here.
+
+        A default wishes for nothing, and a price is reckoned with by whoever asks.
+
+        Example:
+            >>> running = Terms(idle_stop=60, restart="on-failure")
+            >>> Terms(idle_stop=60).are_kept_by(running), Terms(idle_stop=None).are_kept_by(running)
+            (True, False)
+        """
+        wished = ((getattr(self, name), getattr(running, name), getattr(Terms(), name)) for name in _KEPT)
+        return all(wish in {theirs, default} for wish, theirs, default in wished)
+
     def choices(self, wishes: Wishes) -> Iterator[Choice]:
         """As rows of a plan."""
         does = "sleeps" if wishes.sleepable else "ends"
         why = "it holds its memory until it is stopped" if self.idle_stop is None else f"it {does} when nobody asks"
+        if self.idle_stop is not None and _is_unmeasured(wishes):
+            why = f"it never {does}: raw {_UNMEASURED} takes away the metrics that tell whether anybody asks"
         source = "the default; --idle-stop never keeps it" if self.idle_stop == idling.DEFAULT else "you"
         yield Choice("idle stop", idling.typed_of(self.idle_stop), why, source)
         if self.restart == "on-failure":
@@ -94,6 +111,10 @@ class Terms:
         if self.share is not None:
             who = f"{len(self.share.students)} students"
             yield Choice("class", who, "each with a key, by a proxy that shows them nothing else of vLLM", "you")
+
+
+def _is_unmeasured(wishes: Wishes) -> bool:
+    return any(word.replace("_", "-") == _UNMEASURED for word in wishes.engine_args)
 
 
 def check_price(price_per_hour: float | None) -> None:

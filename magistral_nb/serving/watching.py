@@ -35,11 +35,11 @@ def advise(server: Server) -> tuple[Advice, ...]:
 
     Takes half a second where a busy server is looked at for the first time, and a few milliseconds otherwise.
     """
-    state = server.state()
-    if state is None or state.status != "ready":
-        return ()
-    history = _seen[state.name, state.created]
     try:
+        state = server.state()
+        if state is None or state.status != "ready":
+            return ()
+        history = _seen[state.name, state.created]
         _look(server, history)
         if len(history) == 1 and not history[0].is_idle:
             time.sleep(_APART)

@@ -17,6 +17,7 @@ from magistral_nb.asking.engine_api import EngineApi
 from magistral_nb.asking.running import Running
 from magistral_nb.asking.served import Served
 from magistral_nb.serving import boot
+from magistral_nb.serving.terms import Terms
 from magistral_nb.serving.wishes import Wishes
 
 pytestmark = [pytest.mark.engine, pytest.mark.long, pytest.mark.timeout(600)]
@@ -34,7 +35,7 @@ def model(tmp_path_factory):
 @pytest.fixture
 def prepared(model):
     """Its plan for one question at a time, so that a second one has no token yet, with an EngineCore of its own."""
-    found = boot.prepare(Wishes(model, engine_args=("--max-num-seqs", "1")), restart="on-failure")
+    found = boot.prepare(Wishes(model, engine_args=("--max-num-seqs", "1")), Terms(restart="on-failure"))
     environment = {**dict(found.plan.environment), "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     return dataclasses.replace(found, plan=dataclasses.replace(found.plan, environment=tuple(environment.items())))
 

@@ -17,7 +17,8 @@ def room(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """All that this test starts. In the end its servers are stopped, and then nothing may be left."""
     sockets = tmp_path / "run"
     sockets.mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(sockets))
+    monkeypatch.setenv("TMPDIR", str(sockets))
+    monkeypatch.setattr("tempfile.tempdir", None)
     found = Room(home)
     yield found
     try:

@@ -112,12 +112,25 @@ class Talker(fake_engine.Handler):
 
 
 def rob(port):
-    """A stranger, without our mark, listens on the port from now on, for as long as its file `robber` stands."""
-    code = (
-        "import pathlib, socket, sys, time; s = socket.socket();"
-        "s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('127.0.0.1', int(sys.argv[1]))); s.listen();"
-        "print(flush=True)\nwhile pathlib.Path(sys.argv[2]).exists(): time.sleep(0.05)"
-    )
+    """A stranger, without our mark, listens on the port from now on, for as long as its file `robber` stands.
+
+    It says that all is well, whatever it is asked, and writes what it hears into that file.
+    """
+    code = """if True:
+        import pathlib, socket, sys
+        flag, server = pathlib.Path(sys.argv[2]), socket.create_server(("127.0.0.1", int(sys.argv[1])))
+        server.settimeout(0.05)
+        print(flush=True)
+        while flag.exists():
+            try:
+                caller, _ = server.accept()
+                with caller, flag.open("r+b") as heard:
+                    heard.seek(0, 2)
+                    heard.write(caller.recv(65536))
+                    caller.send(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\n{}")
+            except OSError:
+                pass
+    """
     flag = MODEL / "robber"
     flag.touch()
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MAGISTRAL_NB")}

@@ -138,18 +138,25 @@ def test_a_stop_during_the_back_off_is_heard_at_once(serve, behave, room):
 # Its port is taken between choosing and binding
 
 
-def robber_goes(checkpoint: Path) -> None:
+def robber_goes(checkpoint: Path) -> str:
+    """What it has heard meanwhile."""
+    heard = (checkpoint / "robber").read_text()
     (checkpoint / "robber").unlink()
+    return heard
 
 
 def test_its_port_is_taken_in_between_and_another_is_found(serve, behave, checkpoint, room):
     behave("robbed")
     server = serve(wait=False)
     lost = until(lambda: server.base_url and port_of(server), "a port is chosen")
+    key = server.api_key
     assert server.wait(20).reason("count 5").text == "Done."
     assert port_of(server) != lost
+    assert server.api_key != key
     assert is_listened_on(lost), "by whoever took it"
-    robber_goes(checkpoint)
+    heard = robber_goes(checkpoint)
+    assert "GET /health" in heard
+    assert "Authorization" not in heard
 
 
 def test_its_wished_port_is_taken_in_between_and_that_is_told(serve, behave, checkpoint):

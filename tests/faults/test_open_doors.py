@@ -155,7 +155,7 @@ def test_another_user_asks_without_a_key_like_anybody_and_reads_no_file(
 ):
     """The engine is the stand-in here: files and folders are the package's own."""
     monkeypatch.setenv(paths.HOME_VARIABLE, str(open_folder / "home"))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(open_folder))
+    monkeypatch.setattr("tempfile.tempdir", str(open_folder))
     server = magistral_nb.serve(str(checkpoint), engine=fake_engine)
     try:
         state, state_file = server.state(), registry.path_of("default")
@@ -179,7 +179,7 @@ def test_another_user_asks_without_a_key_like_anybody_and_reads_no_file(
 @pytest.mark.long
 def test_development_mode_is_out_of_another_user_s_reach(abacus, open_folder, monkeypatch):
     """What `--sleepable` starts, but for sleeping itself, which a CPU cannot."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(open_folder))
+    monkeypatch.setattr("tempfile.tempdir", str(open_folder))
     state = registry.load(abacus)
     path = paths.sockets() / "doors.sock"
     environment = engine_environment(state, os.environ, open_folder / "doors.json") | {"VLLM_SERVER_DEV_MODE": "1"}

@@ -103,6 +103,20 @@ def _with_a_stranger_s_group(path: Path, stranger: Stranger) -> None:
     changed(path, engine=dataclasses.asdict(stranger.process))
 
 
+def _with_a_stranger_as_engine_of_a_dead_supervisor(path: Path, stranger: Stranger) -> None:
+    _without_supervisor(path, engine=dataclasses.asdict(stranger.process))
+
+
+def _with_a_stranger_as_proxy_of_a_dead_supervisor(path: Path, stranger: Stranger) -> None:
+    """Whoever takes the server over ends its proxy with it."""
+    _without_supervisor(path, proxy=dataclasses.asdict(stranger.process))
+
+
+def _without_supervisor(path: Path, **changes) -> None:
+    send(signal.SIGKILL, registry.read(path).supervisor)
+    changed(path, **changes)
+
+
 def _with_a_number_that_was_used_again(path: Path, stranger: Stranger) -> None:
     reused = dataclasses.replace(stranger.process, started=stranger.process.started - 60)
     changed(path, engine=dataclasses.asdict(reused))
@@ -133,6 +147,8 @@ FAULTS: list[Callable[[Path, Stranger], None]] = [
     _a_pipe,
     _huge,
     _with_a_stranger_s_group,
+    _with_a_stranger_as_engine_of_a_dead_supervisor,
+    _with_a_stranger_as_proxy_of_a_dead_supervisor,
     _with_a_number_that_was_used_again,
     _with_a_stranger_as_supervisor,
     _with_the_first_process_of_all,

@@ -81,7 +81,7 @@ def started() -> Iterator[Kernels]:
 @pytest.fixture
 def kernels(started, room, engine, checkpoint) -> Kernels:
     """The kernels in this test's home."""
-    names = (paths.HOME_VARIABLE, "XDG_RUNTIME_DIR")
+    names = (paths.HOME_VARIABLE, "TMPDIR")
     home = f"os.environ.update({ {name: os.environ[name] for name in names}!r})"
     started.do(*[f"{home}, globals().update(model={str(checkpoint)!r}, engine={engine!r})"] * 4)
     return started

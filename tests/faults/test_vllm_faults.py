@@ -40,7 +40,6 @@ def folder(tmp_path_factory) -> Path:
     found = tmp_path_factory.mktemp("vllm")
     (found / "home" / "cache").mkdir(parents=True)
     (found / "home" / "cache" / "engines").symlink_to(ENGINES)
-    (found / "run").mkdir()
     write_scripted_model(found / "endless", SCRIPT, loop_from=" one")
     return found
 
@@ -52,7 +51,6 @@ def everything(folder) -> Iterator[Room]:
     yield room
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(paths.HOME_VARIABLE, str(room.home))
-        patch.setenv("XDG_RUNTIME_DIR", str(folder / "run"))
         try:
             for server in magistral_nb.servers():
                 server.stop()
@@ -66,7 +64,6 @@ def everything(folder) -> Iterator[Room]:
 def home(everything, folder, monkeypatch) -> Path:
     """One home for all of them."""
     monkeypatch.setenv(paths.HOME_VARIABLE, str(everything.home))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder / "run"))
     monkeypatch.setattr(flags, "_BIG_MODEL", 0)
     return everything.home
 

@@ -19,6 +19,7 @@ import magistral_nb
 from magistral_nb import errors
 from magistral_nb.serving import boot, orphans, registry
 from magistral_nb.serving.server import find_server
+from magistral_nb.sharing.share import Share
 
 pytestmark = pytest.mark.engine
 
@@ -119,6 +120,14 @@ def test_another_plan_under_the_same_name_is_refused(serve):
     other = serve(context=512, name="other")
     assert {s.name for s in magistral_nb.servers()} == {"default", "other"}
     assert other.base_url != server.base_url
+
+
+@pytest.mark.parametrize("terms", [{"restart": "on-failure"}, {"idle_stop": None}, {"share": Share(students=("ada",))}])
+def test_other_terms_are_refused_and_not_dropped_in_silence(serve, terms):
+    server = serve(idle_stop=90.0)
+    with pytest.raises(errors.NameTaken, match=r"on other terms \(--idle-stop 90s\): add --replace"):
+        serve(**terms)
+    assert serve().state() == serve(idle_stop=90.0).state() == server.state()
 
 
 def test_replace_ends_the_first(serve):

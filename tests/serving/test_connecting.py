@@ -23,7 +23,7 @@ from stand_in import (
 )
 
 import magistral_nb
-from magistral_nb import errors
+from magistral_nb import errors, paths
 from magistral_nb.asking import trial
 from magistral_nb.asking.endpoint import SHARED, Limits, Sampling
 from magistral_nb.asking.system_prompt import own_wording
@@ -339,3 +339,15 @@ def test_seen_needs_no_more_than_it_must():
     assert not seen.is_enough
     seen = seen.with_chunk({"choices": [{"delta": {"content": "nk>347"}}], "usage": {"completion_tokens": 3}})
     assert (seen.trace, seen.running_usage, seen.is_enough) == ("<think> in the text", True, True)
+
+
+def test_without_a_home_for_servers_one_elsewhere_can_be_connected_to_and_asked(stand_in, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(paths.HOME_VARIABLE, str(tmp_path / "file"))
+    with pytest.raises(errors.MagistralError, match="cannot be used"):
+        paths.servers()
+    stand_in.enqueue(deltas(GOOD))
+    magistral_nb.connect(stand_in.url)
+    stand_in.enqueue(deltas(GOOD))
+    assert magistral_nb.reason("2+2?").text == "4"
+    assert [each.name for each in magistral_nb.servers()] == ["default"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 
 import pytest
@@ -38,10 +39,14 @@ def looks(monkeypatch, *machines):
     return told
 
 
+def waited(plan):
+    """What is told of a server whose processes are gone."""
+    return freeing.Freeing.of(plan, {2**22 + 1, 2**22 + 2}).wait()
+
+
 def test_it_waits_until_the_driver_has_given_the_memory_back(monkeypatch, plan):
     left = looks(monkeypatch, with_free(8), with_free(8), with_free(40), with_free(79))
-    with freeing.freed(plan, 2**22 + 1):
-        pass
+    assert waited(plan) is None
     assert len(left) == 1, "all but the last was looked at"
 
 
@@ -49,12 +54,15 @@ def test_it_gives_up_on_memory_that_somebody_else_has_taken(monkeypatch, plan):
     looks(monkeypatch, with_free(8))
     monkeypatch.setattr(freeing, "_PATIENCE_SECONDS", 0.05)
     began = time.monotonic()
-    with freeing.freed(plan, 2**22 + 1):
-        pass
+    assert re.fullmatch(r".*H100.* has 8\.0 GiB free where \d\d\.\d were expected: nvidia-smi .*", waited(plan))
     assert 0.05 <= time.monotonic() - began < 2
 
 
 def test_without_a_gpu_nobody_is_asked(monkeypatch, plan):
     monkeypatch.setattr(hardware, "detect", lambda: pytest.fail("NVML was asked"))
-    with freeing.freed(dataclasses.replace(plan, devices=()), 2**22 + 1):
-        pass
+    assert waited(dataclasses.replace(plan, devices=())) is None
+
+
+def test_nothing_is_expected_of_a_server_that_has_no_process_any_more(monkeypatch, plan):
+    monkeypatch.setattr(hardware, "detect", lambda: pytest.fail("NVML was asked"))
+    assert freeing.Freeing.of(plan, set()).wait() is None

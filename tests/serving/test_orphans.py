@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import psutil
 import pytest
 from hypothesis import given, strategies as st
 
-from magistral_nb import cli
+from magistral_nb import cli, paths
+from magistral_nb.asking import client
 from magistral_nb.processes import Process
-from magistral_nb.serving import orphans, registry, tending
+from magistral_nb.serving import freeing, orphans, registry, tending
 from magistral_nb.serving.engine import find_engine
-from magistral_nb.serving.launch import engine_environment
+from magistral_nb.serving.kept_proxy import KeptProxy
+from magistral_nb.serving.launch import EngineGroup, engine_environment
 from magistral_nb.serving.orphans import Mark
+from magistral_nb.serving.server import Server
 
 ALIVE = Process.of(os.getpid())
 
@@ -150,12 +154,70 @@ def test_stop_orphans_ends_what_dead_servers_have_left_and_lists_it(started, cap
     assert "nothing to stop" in capsys.readouterr().out
 
 
+def test_stop_all_ends_servers_whose_files_are_not_believed_as_well(started, capsys):
+    _, leader, _ = started("first")
+    _, second, _ = started("second")
+    registry.path_of("second").write_text("{}")
+    (paths.servers() / "copy of second.json").write_text("{}")
+    assert cli.main(["stop", "--all"]) == 0
+    assert capsys.readouterr().out == "Server 'first' has ended.\nServer 'second' has ended.\n"
+    assert not any(runs(process.pid) for process in (leader, second))
+    assert [found.path.stem for found in registry.unusable()] == ["copy of second"]
+
+
+def test_the_socket_of_a_server_that_was_killed_is_removed_and_nothing_else_is(started, tmp_path):
+    place = paths.sockets() / "0.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place))
+    (tmp_path / "kept").touch()
+    for path in (place, tmp_path / "kept"):
+        started(base_url=f"unix:{path}")
+        tending.stop("second")
+    assert not place.exists()
+    assert (tmp_path / "kept").exists()
+
+
+def test_connections_to_a_server_are_closed_with_it(started):
+    started(base_url="http://127.0.0.1:9/v1")
+    server = Server("second")
+    client.client_for(server.endpoint)
+    server.stop()
+    assert not client._clients
+
+
+def test_memory_that_stays_held_is_told_by_stop(started, capsys, monkeypatch):
+    started()
+    monkeypatch.setattr(freeing.Freeing, "wait", lambda _: "Some GPU is not free.")
+    assert cli.main(["stop"]) == 0
+    assert capsys.readouterr().out == "Server 'second' has ended.\nSome GPU is not free.\n"
+
+
 def test_what_does_not_end_is_told(started, capsys, monkeypatch):
     _, leader, _ = started()
     killed(leader)
     monkeypatch.setattr(orphans, "end_group", lambda _: None)  # as where it hangs in the driver
     assert cli.main(["stop", "--orphans"]) == 0
     assert "which server 'second' left, does not end" in capsys.readouterr().out
+
+
+# Taken over from a dead supervisor
+
+
+def test_what_a_state_file_names_is_taken_over_only_with_its_mark(started):
+    _, leader, _ = started()
+    process, path = Process.of(leader.pid), registry.path_of("second")
+    assert EngineGroup.adopted(process, path) == EngineGroup(process)
+    assert EngineGroup.adopted(process, registry.path_of("first")) is None
+    assert EngineGroup.adopted(dataclasses.replace(process, started=1.0), path) is None
+    assert EngineGroup.adopted(None, path) is None
+
+
+def test_a_stranger_named_as_proxy_outlives_the_server(started):
+    started()
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
+        KeptProxy(registry.path_of("second"), Process.of(stranger.pid)).end()
+        assert stranger.poll() is None
+        stranger.kill()
 
 
 # With the real engine's Python

@@ -237,6 +237,14 @@ def test_other_raw_flags_are_nobody_s_business():
         (("--ssl-keyfile", "k", "--ssl_certfile", "c"), r"Raw --ssl-keyfile and --ssl_certfile cannot work"),
         (("--api-key", "mine"), r"a key does not belong into a command line.*one is made for it"),
         (("--hf-token=hf_mine",), r"set HF_TOKEN instead"),
+        (("--trust-remote-code", "--seed", "3"), r"a model's own code is never run here"),
+        (("--trust_remote",), r"Raw --trust_remote cannot work \(a model's own code"),
+        (("--config", "mine.yaml"), r"what that file says cannot be checked"),
+        (("--conf=mine.yaml",), r"Raw --conf cannot work"),
+        (("--middleware", "mine.Open"), r"who may ask is decided here"),
+        (("--ud", "/tmp/x"), r"Raw --ud cannot work \(where it listens"),
+        (("--api-k", "mine"), r"Raw --api-k cannot work \(a key does not belong"),
+        (("--ho=0.0.0.0",), r"Raw --ho cannot work"),
     ],
 )
 def test_raw_flags_that_hide_a_server_or_show_a_key_are_refused(raw, words):
@@ -247,10 +255,15 @@ def test_raw_flags_that_hide_a_server_or_show_a_key_are_refused(raw, words):
 
 
 def test_what_is_left_of_raw_flags_without_these_can_be_served():
-    refused = Wishes(engine_args=("--headless", "--seed", "3", "--host", "0.0.0.0"))
+    refused = Wishes(engine_args=("--headless", "--trust-remote", "--seed", "3", "--hos", "0.0.0.0"))
     with pytest.raises(Refusal) as caught:
         check_wishes(RELEASES["2509"], refused)
     assert caught.value.ways[0].wishes.engine_args == ("--seed", "3")
+
+
+@pytest.mark.parametrize("raw", ["--config-format=hf", "--port-of-call", "--no-trust-remote-code", "--", "-h", "host"])
+def test_what_only_looks_like_them_is_handed_on(raw):
+    check_wishes(RELEASES["2509"], Wishes(engine_args=(raw,)))
 
 
 def test_sleep_needs_a_gpu_and_a_vllm_that_listens_on_a_unix_socket():

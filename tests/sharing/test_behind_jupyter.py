@@ -14,7 +14,7 @@ from stand_in import content, deltas, done, finish, hang, reasoning, role, usage
 
 import magistral_nb
 from magistral_nb.asking.client import HUB_VARIABLE
-from magistral_nb.serving.supervisor import free_port
+from magistral_nb.serving.launch import free_port
 
 pytestmark = pytest.mark.engine
 

@@ -121,11 +121,11 @@ def _supervisors_without_state() -> Iterator[int]:
 
 
 def _ago(seconds: float) -> str:
-    """A stretch of time in a few words.
+    """A stretch of time in a few words; none is below 0, though a clock may have been set.
 
     Example:
-        >>> _ago(42), _ago(5_400), _ago(400_000)
-        ('42 s', '90 min', '5 days')
+        >>> _ago(42), _ago(5_400), _ago(400_000), _ago(-42)
+        ('42 s', '90 min', '5 days', '0 s')
     """
     size, name = next((unit for unit in _UNITS if seconds >= 2 * unit[0]), _UNITS[-1])
-    return f"{seconds / size:.0f} {name}"
+    return f"{max(0.0, seconds) / size:.0f} {name}"
