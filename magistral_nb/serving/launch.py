@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from magistral_nb import paths
+from magistral_nb.asking.endpoint import UNIX
 from magistral_nb.processes import Process, end_group
 from magistral_nb.serving.orphans import SUPERVISES, marked
 
@@ -106,6 +108,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
+
+
+def remove_socket(base_url: str | None) -> None:
+    """Remove the Unix socket that a server which has ended listened on; nothing else that a state file may name."""
+    path = Path((base_url or "").removeprefix(UNIX))
+    if path.is_socket() and path.parent.name == paths.sockets().name:
+        path.unlink(missing_ok=True)
 
 
 def is_free(port: int) -> bool:

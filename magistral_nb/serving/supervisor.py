@@ -31,7 +31,7 @@ from magistral_nb.serving.diagnosis import diagnose
 from magistral_nb.serving.freeing import freed
 from magistral_nb.serving.idling import Idleness, typed_of
 from magistral_nb.serving.kept_proxy import KeptProxy
-from magistral_nb.serving.launch import GUARDED, HOST, EngineGroup, engine_environment, free_port
+from magistral_nb.serving.launch import GUARDED, HOST, EngineGroup, engine_environment, free_port, remove_socket
 from magistral_nb.serving.masking import masked
 from magistral_nb.serving.metrics import Metrics, parse
 from magistral_nb.serving.orphans import groups, marked
@@ -324,9 +324,7 @@ class Supervisor:
             for group in groups(self._path) - stays:  # children that have left it, or have outlived it
                 end_group(group)
         self._engine = None
-        base_url = self._state.base_url or ""
-        if base_url.startswith(UNIX):
-            Path(base_url.removeprefix(UNIX)).unlink(missing_ok=True)
+        remove_socket(self._state.base_url)
 
     def _reached(self, stage: str, detail: str) -> None:
         stages = self._state.stages

@@ -19,6 +19,7 @@ from magistral_nb.errors import BootFailed, MagistralError
 from magistral_nb.processes import end_group
 from magistral_nb.serving import orphans, registry, supervisor
 from magistral_nb.serving.freeing import freed
+from magistral_nb.serving.launch import remove_socket
 
 if TYPE_CHECKING:
     from magistral_nb.processes import Process
@@ -73,6 +74,8 @@ def end_engine(path: Path, state: ServerState | None) -> None:
     for group in orphans.groups(path):
         with contextlib.nullcontext() if state is None else freed(state.plan, group):
             end_group(group)
+    if state is not None:
+        remove_socket(state.base_url)
 
 
 def stop(name: str) -> None:
