@@ -11,11 +11,13 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from filelock import FileLock, Timeout
 
 import magistral_nb
@@ -89,6 +91,14 @@ def _stat(pid: int) -> str:
 def running() -> Iterator[int]:
     """Every process of the machine."""
     yield from filter(is_running, (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()))
+
+
+@contextlib.contextmanager
+def runtime_folder() -> Iterator[None]:
+    """A folder for sockets that no other test uses; pytest's own have paths too long for one."""
+    with tempfile.TemporaryDirectory(prefix="mnb-", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", folder)
+        yield
 
 
 class Asking:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from faults.harness import PATIENCE, SETTLED, Room, engine_of, supervisor_of, until
+from faults.harness import PATIENCE, SETTLED, Room, engine_of, runtime_folder, supervisor_of, until
 
 import magistral_nb
 from magistral_nb import paths
@@ -83,7 +83,7 @@ class Day:
         self.server, self.folder = server, folder
         self.outcomes: dict[str, dict] = {}
         self.killed_at: dict[str, float] = {}
-        self.notebooks: list[Notebook] = []
+        self.notebooks: dict[int, Notebook] = {}  # by stream
         self._left: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
         draw = random.Random(SEED)
         for number in range(QUESTIONS):
@@ -104,7 +104,7 @@ class Day:
 
     def _stream(self, stream: int) -> None:
         notebook = Notebook()
-        self.notebooks.append(notebook)
+        self.notebooks[stream] = notebook
         while True:
             try:
                 number, question = self._left.get_nowait()
@@ -144,14 +144,15 @@ ENGINES = paths.engines()
 @pytest.fixture
 def room(home) -> Iterator[Room]:
     found = Room(home)
-    yield found
-    try:
-        for server in magistral_nb.servers():
-            server.stop()
-        found.check()
-        assert found.ours() == set()
-    finally:
-        found.sweep()
+    with runtime_folder():
+        yield found
+        try:
+            for server in magistral_nb.servers():
+                server.stop()
+            found.check()
+            assert found.ours() == set()
+        finally:
+            found.sweep()
 
 
 def arrived(file: Path, before: float) -> str:
@@ -207,7 +208,7 @@ def test_two_hundred_questions_and_nothing_is_lost(room, tmp_path):
     table = {
         "questions": f"{len(day.outcomes) + len(day.killed_at)}, over {STREAMS} streams in {seconds:.0f} s",
         **{f"  {how}": count for how, count in reasons.most_common()},
-        "notebooks killed and started again": sum(each.starts for each in day.notebooks) - STREAMS,
+        "notebooks killed and started again": sum(each.starts for each in day.notebooks.values()) - STREAMS,
         "vLLM killed": f"{day.engine_killed}, started again {server.state().restarts} time(s)",
         "tokens": f"{tokens:,}, {tokens / seconds:.0f} a second",
         "lost": len(lost),

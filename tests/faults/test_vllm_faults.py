@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from faults.harness import Room, engine_of, is_running, kept_answers, send, supervisor_of, until
+from faults.harness import Room, engine_of, is_running, kept_answers, runtime_folder, send, supervisor_of, until
 from scripted_model import write_scripted_model
 
 import magistral_nb
@@ -40,7 +40,6 @@ def folder(tmp_path_factory) -> Path:
     found = tmp_path_factory.mktemp("vllm")
     (found / "home" / "cache").mkdir(parents=True)
     (found / "home" / "cache" / "engines").symlink_to(ENGINES)
-    (found / "run").mkdir()
     write_scripted_model(found / "endless", SCRIPT, loop_from=" one")
     return found
 
@@ -49,10 +48,9 @@ def folder(tmp_path_factory) -> Path:
 def everything(folder) -> Iterator[Room]:
     """All that these tests start; in the end nothing of it is left."""
     room = Room(folder / "home")
-    yield room
-    with pytest.MonkeyPatch.context() as patch:
+    with runtime_folder(), pytest.MonkeyPatch.context() as patch:
+        yield room
         patch.setenv(paths.HOME_VARIABLE, str(room.home))
-        patch.setenv("XDG_RUNTIME_DIR", str(folder / "run"))
         try:
             for server in magistral_nb.servers():
                 server.stop()
@@ -66,7 +64,6 @@ def everything(folder) -> Iterator[Room]:
 def home(everything, folder, monkeypatch) -> Path:
     """One home for all of them."""
     monkeypatch.setenv(paths.HOME_VARIABLE, str(everything.home))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder / "run"))
     monkeypatch.setattr(flags, "_BIG_MODEL", 0)
     return everything.home
 
