@@ -84,6 +84,7 @@ NOT_A_KEYWORD = {
 NOT_AN_OPTION = {
     ("serving", "wait"): "",  # see --no-wait
     ("serving", "engine_args"): "`-- FLAGS`",
+    ("serving", "share"): "",  # see --share
     ("serving", "watch"): "",  # the magic and the command show the boot themselves
     ("asking", "views"): "",  # --quiet and --folded choose one
     ("connecting", "api_key"): "`MAGISTRAL_NB_API_KEY`",  # a notebook is saved, and so is a shell's history

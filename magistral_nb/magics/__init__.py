@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_SERVE = """%magistral_serve [MODEL|FOLDER] [--context N] [--name NAME] [--replace] [--share 30] … [-- FLAGS]
+_SERVE = """%magistral_serve [MODEL|FOLDER] [--context N] [--name NAME] [--install] [--share 30] … [-- FLAGS]
 
 Boot a model with vLLM on this machine, or attach to it where it runs already. --help lists all options."""
 _CONNECT = """%magistral_connect URL [--model NAME] [--name NAME]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from magistral_nb.sharing.meter import compact
@@ -50,10 +51,13 @@ class Reply:
         """Stream these bytes.
 
         Raises:
-            TimeoutError: the student reads nothing.
+            ClientDisconnect: the student reads nothing, and is as good as gone.
         """
-        async with asyncio.timeout(_STALLED_SECONDS):
-            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        try:
+            async with asyncio.timeout(_STALLED_SECONDS):
+                await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        except TimeoutError as error:
+            raise ClientDisconnect from error
 
     async def end(self) -> None:
         """End a stream."""

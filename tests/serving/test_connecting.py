@@ -25,7 +25,7 @@ from stand_in import (
 import magistral_nb
 from magistral_nb import errors
 from magistral_nb.asking import trial
-from magistral_nb.asking.endpoint import Limits
+from magistral_nb.asking.endpoint import SHARED, Limits, Sampling
 from magistral_nb.asking.system_prompt import own_wording
 from magistral_nb.serving.connecting import normalised
 
@@ -307,6 +307,21 @@ def test_a_system_prompt_that_switches_thinking_off_is_noted(stand_in, system, n
     magistral_nb.connect(stand_in.url)
     stand_in.enqueue(deltas(GOOD))
     assert len(magistral_nb.reason("2+2?", system=system).notes) == noted
+
+
+def test_a_class_s_server_tells_what_it_is_and_is_not_tried():
+    with StandIn(owned_by="magistral_nb") as shared:
+        sampling = {"temperature": 0.7, "top_p": 0.95}
+        shared.pages["/state"] = answer({"system_prompt": "Think first.", "sampling": sampling, "status": "ready"})
+        server = magistral_nb.connect(shared.url)
+        assert server.survey.title == f"magistral_nb at {shared.url}"
+        endpoint = server.endpoint
+        assert (endpoint.system_prompt, endpoint.can) == ("Think first.", SHARED)
+        assert endpoint.sampling == Sampling(0.7, 0.95)
+        assert (found(server)["thinking budget"], found(server)["tokenize"]) == ("yes", "no")
+        shared.pages["/state"] = answer({"system_prompt": 5, "sampling": "hot"})
+        assert magistral_nb.connect(shared.url).endpoint.system_prompt is None
+        assert not shared.requests
 
 
 def test_limits_reach_the_endpoint(stand_in):

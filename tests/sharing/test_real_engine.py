@@ -13,10 +13,12 @@ from magistral_nb.serving import metrics, registry
 from magistral_nb.serving.server import find_server
 from magistral_nb.sharing import key_ring
 from magistral_nb.sharing.share import Share
+from magistral_nb.sharing.usage import Usage
 
 pytestmark = pytest.mark.engine
 
 QUESTION = "What is 347 × 58?"
+COUNT = [{"role": "user", "content": "Count."}]
 OURS = {
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
@@ -111,7 +113,7 @@ def test_what_the_proxy_counts_is_what_vllm_counts(room, abacus):
     for fields in ({}, {"stream": False}, {"n": 2, "temperature": 0.7}, {"return_token_ids": True}):
         reply = room.ask("ben", messages=[{"role": "user", "content": "What is 5 + 6?"}], **fields)
         assert reply.status_code == 200, reply.text
-    until(lambda: room.report.students["ben"].requests == 4 and not room.report.running)
+    until(lambda: room.report.students.get("ben", Usage()).requests == 4 and not room.report.running)
     assert room.report.students["ben"].completion_tokens == generated() - before
 
 
@@ -134,9 +136,8 @@ def test_who_goes_stops_vllm(endless, shared_home, tmp_path):
                         stream.line()
                     assert metrics.read(endpoint).running == 1
             else:
-                body = {"messages": [{"role": "user", "content": "Count."}]}
                 with room.client("ada") as client, pytest.raises(httpx.TimeoutException):
-                    client.post("/v1/chat/completions", json=body, timeout=1)
+                    client.post("/v1/chat/completions", json={"messages": COUNT}, timeout=1)
             began = time.monotonic()
             until(lambda: metrics.read(endpoint).running == 0)
             assert time.monotonic() - began < 1

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 
+import httpx
 import pytest
-from classroom import UPSTREAM_KEY, Stream, error_of, until
-from stand_in import StandIn, content, deltas, done, finish, hang, reasoning, refuse, role, usage
+from classroom import QUESTION, UPSTREAM_KEY, Stream, error_of, until
+from magistral_nb.sharing.private_file import write_private
+from stand_in import StandIn, content, deltas, done, finish, hang, reasoning, refuse, role, silence, usage
 
-from magistral_nb.sharing import key_ring, reply as reply_module
+from magistral_nb.sharing import key_ring, reply as reply_module, upstream
 
 SHARE = {"at_once": 1, "per_student": 1}
 SHORT = [role([1, 2, 3]), reasoning("Hm.", [5, 6]), content("4", [7]), finish("stop"), usage(3, 4, 2), done()]
@@ -76,6 +78,23 @@ def test_a_stream_without_its_end_mark_has_broken_off(room, ada):
     assert error_of(room.ask(ada).text)["message"] == "The teacher's server broke off: ask again."
 
 
+def test_a_server_that_says_nothing_is_given_up_in_time(room, ada, monkeypatch):
+    monkeypatch.setattr(upstream, "_TIMEOUT", httpx.Timeout(0.1))
+    room.write(base_url=room.vllm.url.replace("127.0.0.1", "localhost"))  # so that a new client is made
+    room.vllm.enqueue(silence())
+    reply = room.ask(ada)
+    room.write()
+    assert (reply.status_code, "broke off" in error_of(reply)["message"]) == (503, True)
+
+
+def test_who_goes_while_the_server_says_nothing_frees_the_seat(room, ada):
+    room.vllm.enqueue(silence())
+    with room.client(ada) as client, pytest.raises(httpx.TimeoutException):
+        client.post("/v1/chat/completions", json={"messages": QUESTION, "stream": True}, timeout=0.1)
+    assert room.vllm.requests[0].disconnected.wait(0.5)
+    until(lambda: room.room.running == 0, 0.5)
+
+
 def test_an_error_after_waiting_comes_as_an_event(room, ada, ben):
     room.vllm.enqueue(hang(), refuse(400, "too hot"))
     with Stream(room, ada) as first, Stream(room, ben) as second:
@@ -102,8 +121,7 @@ def test_a_revoked_key_ends_what_runs_and_what_waits_with_it(room, ada, ben):
     with Stream(room, ada) as running, Stream(room, ben) as waiting, Stream(room, cleo) as other:
         waiting.line()
         began = time.monotonic()
-        key_ring.revoke(path, ada)
-        key_ring.revoke(path, ben)
+        write_private(path, key_ring.load(path).without(ada).without(ben).to_json())  # both at once
         for stream in (running, waiting):
             assert error_of(stream.rest())["message"] == "This key was revoked: ask your teacher."
         assert time.monotonic() - began < 1
