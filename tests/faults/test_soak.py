@@ -89,7 +89,7 @@ class Day:
         for number in range(QUESTIONS):
             a, b = draw.randint(100, 999), draw.randint(11, 99)
             self._left.put((number, f"What is {a} {draw.choice('+-×')} {b}? ({number})"))
-        self._plans = {number: (draw.random(), draw.uniform(1.0, 4.0)) for number in range(QUESTIONS)}
+        self._plans = {number: (draw.random(), draw.uniform(SETTLED, 5.0)) for number in range(QUESTIONS)}
         self.engine_killed = 0
 
     def run(self) -> None:
@@ -117,6 +117,7 @@ class Day:
             # The first notebook is never killed: its memory is looked at.
             if chance < KILLED and stream:
                 notebook.ask(question, self.file(question))
+                until(self.file(question).exists, "it is about to ask", 60)
                 time.sleep(seconds)
                 self.killed_at[question] = time.monotonic()
                 notebook.kill()
