@@ -158,9 +158,8 @@ class Room:
                 states.append(state)
                 if state.base_url and state.base_url.startswith("http:"):
                     self._ports[int(state.base_url.rpartition(":")[2].removesuffix("/v1"))] = state.name
-                self._groups |= {
-                    process.pid for process in (state.engine, state.supervisor) if process
-                } - self.strangers
+                found = (state.engine, state.supervisor, state.proxy)
+                self._groups |= {process.pid for process in found if process is not None} - self.strangers
         return states
 
     def ours(self) -> set[int]:
@@ -177,7 +176,7 @@ class Room:
             for state in up
             if state.supervisor is None or state.supervisor.pid not in kept
         ]
-        groups = {state.engine.pid for state in up if state.engine is not None}
+        groups = {process.pid for state in up for process in (state.engine, state.proxy) if process is not None}
         lines += [
             f"process {pid} ({_command(pid)}) belongs to no server"
             for pid in sorted(self.ours() - kept)

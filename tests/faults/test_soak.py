@@ -176,7 +176,9 @@ def looked_at(day: Day) -> tuple[list[str], Counter[str], int]:
             continue
         told = day.outcomes.get(question, {})
         if "id" in told and (answer.thinking, answer.text) != (told["thinking"], told["text"]):
-            lost.append(f"{question}: the journal has another text than the Answer")
+            here, there = told["thinking"] + told["text"], answer.thinking + answer.text
+            more = f"{len(here)} and {len(there)} characters, the same up to {len(os.path.commonprefix([here, there]))}"
+            lost.append(f"{question}: Answer ({told['reason']}) and journal ({answer.finish_reason}) differ: {more}")
         moment = day.killed_at[question] - SETTLED if question in day.killed_at else float("inf")
         if not (answer.thinking + answer.text).startswith(arrived(day.file(question), moment)):
             lost.append(f"{question}: what had arrived is not in the journal")
