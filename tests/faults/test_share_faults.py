@@ -50,6 +50,7 @@ def test_the_system_ends_the_supervisor(shared, status, number):
         until(lambda: not proxy.is_alive(), "it has ended with its server")
 
 
+@pytest.mark.long
 def test_vllm_is_killed(shared):
     server, proxy = shared()
     send(signal.SIGKILL, engine_of(server))
@@ -63,6 +64,7 @@ def test_supervisor_and_vllm_are_killed(shared, status):
     assert not proxy.is_alive()
 
 
+@pytest.mark.long
 def test_all_of_it_is_killed(shared, status):
     server, proxy = shared()
     send(signal.SIGKILL, supervisor_of(server), engine_of(server), proxy)

@@ -55,7 +55,9 @@ def test_its_engine_is_killed_and_started_again_on_another_socket(sleepable, roo
     assert sockets() != before
 
 
-@pytest.mark.parametrize("then", ["status", "stop", "serve"])
+@pytest.mark.parametrize(
+    "then", ["stop", *(pytest.param(then, marks=pytest.mark.long) for then in ("status", "serve"))]
+)
 def test_supervisor_and_engine_are_killed(sleepable, status, then):
     server = sleepable()
     send(signal.SIGKILL, supervisor_of(server), engine_of(server))
@@ -71,6 +73,7 @@ def test_supervisor_and_engine_are_killed(sleepable, status, then):
     assert sockets() == []
 
 
+@pytest.mark.long
 def test_its_supervisor_is_killed_and_it_is_adopted_and_stopped(sleepable, status):
     server = sleepable()
     send(signal.SIGKILL, supervisor_of(server))
@@ -80,6 +83,7 @@ def test_its_supervisor_is_killed_and_it_is_adopted_and_stopped(sleepable, statu
     assert sockets() == []
 
 
+@pytest.mark.long
 def test_its_socket_is_removed(sleepable, room):
     """By a clean-up of /tmp: it is up, and nobody reaches it; a stop ends it all the same."""
     server = sleepable()
