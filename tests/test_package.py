@@ -19,7 +19,8 @@ MODULES = [m.name for m in pkgutil.walk_packages(magistral_nb.__path__, "magistr
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_every_example_in_a_docstring_runs(name):
+def test_every_example_in_a_docstring_runs(name, monkeypatch):
+    monkeypatch.setattr("builtins._", None, raising=False)  # doctest leaves its last value there, where IPython looks
     result = doctest.testmod(importlib.import_module(name))
     assert not result.failed
 
