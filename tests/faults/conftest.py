@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from faults.harness import Room
+from faults.harness import Room, runtime_folder
 
 import magistral_nb
 from magistral_nb import cli
 from magistral_nb.serving import registry
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 @pytest.fixture
-def room(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def room(home: Path) -> Iterator[Room]:
     """All that this test starts. In the end its servers are stopped, and then nothing may be left."""
-    sockets = tmp_path / "run"
-    sockets.mkdir()
-    monkeypatch.setenv("TMPDIR", str(sockets))
-    monkeypatch.setattr("tempfile.tempdir", None)
     found = Room(home)
-    yield found
-    try:
-        found.check()
-        found.note()
-        for name in {server.name for server in magistral_nb.servers()} | {bad.path.stem for bad in registry.unusable()}:
-            magistral_nb.Server(name).stop()
-        found.check()
-    finally:
-        found.sweep()
+    with runtime_folder():
+        yield found
+        try:
+            found.check()
+            found.note()
+            bad = {unusable.path.stem for unusable in registry.unusable()}
+            for name in {server.name for server in magistral_nb.servers()} | bad:
+                magistral_nb.Server(name).stop()
+            found.check()
+        finally:
+            found.sweep()
 
 
 @pytest.fixture

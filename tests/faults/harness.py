@@ -11,11 +11,13 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from filelock import FileLock, Timeout
 
 import magistral_nb
@@ -91,6 +93,15 @@ def running() -> Iterator[int]:
     yield from filter(is_running, (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()))
 
 
+@contextlib.contextmanager
+def runtime_folder() -> Iterator[None]:
+    """A folder for sockets that no other test uses; pytest's own have paths too long for one."""
+    with tempfile.TemporaryDirectory(prefix="mnb-", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        patch.setattr("tempfile.tempdir", None)
+        yield
+
+
 class Asking:
     """A question on its way in a thread of this process, and all that its view was shown."""
 
@@ -148,9 +159,8 @@ class Room:
                 states.append(state)
                 if state.base_url and state.base_url.startswith("http:"):
                     self._ports[int(state.base_url.rpartition(":")[2].removesuffix("/v1"))] = state.name
-                self._groups |= {
-                    process.pid for process in (state.engine, state.supervisor) if process
-                } - self.strangers
+                found = (state.engine, state.supervisor, state.proxy)
+                self._groups |= {process.pid for process in found if process is not None} - self.strangers
         return states
 
     def ours(self) -> set[int]:
@@ -167,7 +177,7 @@ class Room:
             for state in up
             if state.supervisor is None or state.supervisor.pid not in kept
         ]
-        groups = {state.engine.pid for state in up if state.engine is not None}
+        groups = {process.pid for state in up for process in (state.engine, state.proxy) if process is not None}
         lines += [
             f"process {pid} ({_command(pid)}) belongs to no server"
             for pid in sorted(self.ours() - kept)

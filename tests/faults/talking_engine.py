@@ -143,7 +143,6 @@ def rob(port):
 def main():
     word = MODEL / "behaviour"
     behaviour = word.read_text().strip() if word.is_file() else ""
-    port = int(sys.argv[sys.argv.index("--port") + 1])
     if behaviour == "slow":
         signal.signal(signal.SIGTERM, lambda *_: threading.Timer(2.0, os._exit, [0]).start())
     if behaviour == "leaver":
@@ -158,7 +157,7 @@ def main():
         sys.stderr.write(f"ValueError: {os.environ['HF_TOKEN']} may not read this model\n")
         sys.exit(1)
     if behaviour == "robbed":
-        rob(port)
+        rob(int(sys.argv[sys.argv.index("--port") + 1]))
     fake_engine.Handler = Talker
     fake_engine.main()
 

@@ -29,7 +29,9 @@ def port_of(server) -> int:
 # It ends
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM, signal.SIGABRT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM, pytest.param(signal.SIGABRT, marks=pytest.mark.long)]
+)
 def test_ended_by_a_signal_in_mid_stream_the_answer_so_far_is_kept(serve, room, number, status):
     server = serve()
     asking = room.ask(server)
@@ -42,6 +44,7 @@ def test_ended_by_a_signal_in_mid_stream_the_answer_so_far_is_kept(serve, room, 
     until(lambda: not is_running(supervisor_of(server).pid), "its supervisor has nothing left to do")
 
 
+@pytest.mark.long
 def test_what_was_sent_before_a_kill_is_in_the_answer(serve, room, checkpoint):
     server = serve()
     asking = room.ask(server)
@@ -93,6 +96,7 @@ def test_crashed_once_it_is_back_where_it_was(serve, room):
     assert (state.restarts, state.error) == (1, None)
 
 
+@pytest.mark.long
 def test_crashed_while_it_is_started_again_it_is_tried_once_more(serve, behave):
     server = serve(restart="on-failure")
     behave("die")
@@ -173,15 +177,15 @@ def test_its_wished_port_is_taken_in_between_and_that_is_told(serve, behave, che
 
 
 def test_nobody_asked_for_long_enough(serve, status):
-    server = serve(idle_stop=1.0)
+    server = serve(idle_stop=0.5)
     until(lambda: server.status() == "ended", "it has ended")
-    assert "nobody asked it for 1s, which is its --idle-stop" in status()
+    assert "nobody asked it for 0.5s, which is its --idle-stop" in status()
 
 
 def test_one_that_answers_is_not_idle(serve, room):
-    server = serve(idle_stop=1.0)
-    asking = room.ask(server, "count 130").over()
-    assert asking.answer.seconds > 2
+    server = serve(idle_stop=0.5)
+    asking = room.ask(server, "count 60").over()
+    assert asking.answer.seconds > 1
     assert asking.answer.finish_reason == "stop"
     until(lambda: server.status() == "ended", "then it has ended")
 

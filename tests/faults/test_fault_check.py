@@ -13,6 +13,7 @@ import sqlite3
 import subprocess
 import time
 
+import psutil
 import pytest
 from faults.harness import Room, is_running, kept_answers, until
 from filelock import FileLock
@@ -31,6 +32,7 @@ def process():
 
     def start(**more: str) -> int:
         started.append(subprocess.Popen(["sleep", "60"], env=os.environ | more, start_new_session=True))
+        until(lambda: psutil.Process(started[-1].pid).name() == "sleep", "it has become what it is to be")
         return started[-1].pid
 
     yield start

@@ -136,27 +136,33 @@ def _with_everybody_s_number(path: Path, _stranger: Stranger) -> None:
 
 FAULTS: list[Callable[[Path, Stranger], None]] = [
     _torn,
-    _empty,
     _linked,
-    _linked_into_nothing,
     _readable,
     _owned_by_somebody_else,
     _outdated,
-    _from_the_future,
     _of_another_name,
-    _a_pipe,
-    _huge,
     _with_a_stranger_s_group,
     _with_a_stranger_as_engine_of_a_dead_supervisor,
     _with_a_stranger_as_proxy_of_a_dead_supervisor,
     _with_a_number_that_was_used_again,
     _with_a_stranger_as_supervisor,
+]
+RARER: list[Callable[[Path, Stranger], None]] = [
+    _empty,
+    _linked_into_nothing,
+    _from_the_future,
+    _a_pipe,
+    _huge,
     _with_the_first_process_of_all,
     _with_everybody_s_number,
 ]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__.strip("_").replace("_", " "))
+@pytest.mark.parametrize(
+    "fault",
+    [*FAULTS, *(pytest.param(fault, marks=pytest.mark.long) for fault in RARER)],
+    ids=lambda fault: fault.__name__.strip("_").replace("_", " "),
+)
 def test_status_serve_and_stop_end_what_is_ours_and_nobody_else(serve, room, stranger, status, fault):
     serve()
     path = registry.path_of("default")
@@ -274,7 +280,7 @@ def test_after_a_restart_of_the_container_likewise(room, stranger, serve, status
 # The clock
 
 
-@pytest.mark.parametrize("days", [-400, 400])
+@pytest.mark.parametrize("days", [-400, pytest.param(400, marks=pytest.mark.long)])
 def test_a_clock_that_is_set_decides_nothing(serve, room, monkeypatch, status, days):
     """The wall clock as this process and, by a module that Python loads at its start, the supervisor see it."""
     site = room.home / "site"

@@ -40,6 +40,7 @@ def test_killed_while_ready_the_next_status_adopts_its_server(serve, status):
     assert "has a new one" not in status(), "once"
 
 
+@pytest.mark.long
 def test_killed_while_ready_the_next_serve_adopts_its_server(serve, engine, checkpoint, capsys):
     server = serve()
     before = engine_of(server)
@@ -106,6 +107,7 @@ def test_killed_with_its_engine_what_the_engine_leaves_is_ended(serve, behave, s
     assert not is_running(child.pid)
 
 
+@pytest.mark.long
 def test_killed_again_and_again_the_server_goes_on(serve, room, status):
     server = serve()
     engine = engine_of(server)
@@ -154,6 +156,7 @@ def test_a_supervisor_that_does_not_listen_is_killed(serve, room, monkeypatch):
         assert deaf.wait(5) == -signal.SIGKILL
 
 
+@pytest.mark.long
 def test_a_supervisor_that_starts_too_slowly_leaves_no_engine(serve, room, monkeypatch):
     """As on a cold disk: here whoever waits does not see that it has begun."""
     monkeypatch.setattr(tending, "_SUPERVISOR_SECONDS", 2.0)
@@ -191,8 +194,15 @@ def test_a_preemption_in_mid_stream_keeps_the_answer(serve, room):
     until(lambda: server.status() == "ended", "it has ended")
 
 
-@pytest.mark.parametrize("restart", ["never", "on-failure"])
-@pytest.mark.parametrize("first", ["supervisor", "engine"])
+@pytest.mark.parametrize(
+    ("first", "restart"),
+    [
+        ("supervisor", "never"),
+        ("engine", "on-failure"),
+        pytest.param("supervisor", "on-failure", marks=pytest.mark.long),
+        pytest.param("engine", "never", marks=pytest.mark.long),
+    ],
+)
 def test_a_batch_system_ends_both_in_any_order(serve, room, first, restart):
     server = serve(restart=restart)
     asking = room.ask(server)
@@ -233,6 +243,7 @@ def test_an_adopted_server_whose_engine_is_killed_has_failed(serve, room, status
     until(lambda: registry.load("default").status == "failed", "its new supervisor has written that down")
 
 
+@pytest.mark.long
 def test_an_adopted_server_is_started_again_where_that_was_wished(serve, status):
     server = serve(restart="on-failure")
     send(signal.SIGKILL, supervisor_of(server))
@@ -244,6 +255,7 @@ def test_an_adopted_server_is_started_again_where_that_was_wished(serve, status)
     assert server.reason("count 5").text == "Done."
 
 
+@pytest.mark.long
 def test_an_adopted_server_is_preempted(serve, room, status):
     server = serve()
     send(signal.SIGKILL, supervisor_of(server))
@@ -257,7 +269,10 @@ def test_an_adopted_server_is_preempted(serve, room, status):
 # What has left its group
 
 
-@pytest.mark.parametrize("how", ["stop", "preemption", "engine killed", "both killed"])
+@pytest.mark.parametrize(
+    "how",
+    ["preemption", "both killed", *(pytest.param(how, marks=pytest.mark.long) for how in ("stop", "engine killed"))],
+)
 def test_a_child_that_has_left_the_group_is_ended_too(serve, behave, status, how):
     behave("leaver")
     server = serve()

@@ -123,6 +123,7 @@ def test_a_serve_while_another_stops_waits_for_that_and_boots_anew(kernels, beha
     assert magistral_nb.Server().reason("count 3").text == "Done."
 
 
+@pytest.mark.long
 def test_a_serve_at_any_moment_of_a_stop_ends_with_a_server_or_without(kernels, room):
     draw = random.Random(6)
     for _ in range(3):
@@ -154,6 +155,7 @@ def test_a_stop_while_it_boots_ends_it(serve, behave, room):
     assert not is_running(engine.pid)
 
 
+@pytest.mark.long
 def test_stops_at_every_moment_of_a_boot_leave_nothing(serve, room):
     draw = random.Random(7)
     for _ in range(4):
@@ -173,6 +175,7 @@ def test_two_stops_at_once_are_one(kernels, room):
         room.check()
 
 
+@pytest.mark.long
 def test_a_stop_that_lasts_ends_no_later_server_of_the_name(kernels, behave, room):
     """One stops a slow engine, another serves anew: the first stop must not take the second server with it."""
     behave("slow")

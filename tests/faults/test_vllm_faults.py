@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from faults.harness import Room, engine_of, is_running, kept_answers, send, supervisor_of, until
+from faults.harness import Room, engine_of, is_running, kept_answers, runtime_folder, send, supervisor_of, until
 from scripted_model import write_scripted_model
 
 import magistral_nb
@@ -48,8 +48,8 @@ def folder(tmp_path_factory) -> Path:
 def everything(folder) -> Iterator[Room]:
     """All that these tests start; in the end nothing of it is left."""
     room = Room(folder / "home")
-    yield room
-    with pytest.MonkeyPatch.context() as patch:
+    with runtime_folder(), pytest.MonkeyPatch.context() as patch:
+        yield room
         patch.setenv(paths.HOME_VARIABLE, str(room.home))
         try:
             for server in magistral_nb.servers():

@@ -59,11 +59,12 @@ def room(abacus, shared_home, tmp_path_factory):
 
 def test_of_all_that_vllm_has_nothing_but_our_pages_is_reachable(room, abacus):
     direct = find_server(abacus).endpoint
-    listed = httpx.get(f"{direct.root_url}/openapi.json", trust_env=False).json()["paths"]
+    with httpx.Client(headers={"Authorization": f"Bearer {direct.api_key}"}, trust_env=False) as client:
+        listed = client.get(f"{direct.root_url}/openapi.json").json()["paths"]
+        assert client.post(f"{direct.root_url}/tokenize", json={"prompt": "x"}).status_code == 200, "it is there"
     paths = {path.replace("{", "").replace("}", "") for path in listed} | set(HIDDEN.split()) | {p for _, p in OURS}
     assert len(paths) > 20
     assert httpx.get(f"{direct.root_url}/metrics", trust_env=False).status_code == 200, "it is there"
-    assert httpx.post(f"{direct.root_url}/tokenize", json={"prompt": "x"}, trust_env=False).status_code == 200
     keys = {"none": {}, "wrong": {"X-API-Key": "wrong"}, "ada": {"X-API-Key": room.keys["ada"]}}
     with httpx.Client(base_url=room.root, trust_env=False) as client:
         for path in sorted(paths):
