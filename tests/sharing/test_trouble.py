@@ -7,9 +7,9 @@ import time
 import httpx
 import pytest
 from classroom import QUESTION, UPSTREAM_KEY, Stream, error_of, until
-from magistral_nb.sharing.private_file import write_private
 from stand_in import StandIn, content, deltas, done, finish, hang, reasoning, refuse, role, silence, usage
 
+from magistral_nb.private_file import write_private
 from magistral_nb.sharing import key_ring, reply as reply_module, upstream
 
 SHARE = {"at_once": 1, "per_student": 1}
