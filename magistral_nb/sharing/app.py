@@ -35,11 +35,13 @@ if TYPE_CHECKING:
 
 OWNER = "magistral_nb"  # of the models here: how `connect` knows what it talks to
 
-_MOST_BYTES = 4 * 2**20  # of a request: a few images
+_MOST_BYTES = 8 * 2**20  # of a request with images, where the server takes them
+_BESIDE_THE_PROMPT = 64 * 2**10  # bytes of a request that are names, numbers and schemas
 _BODY_SECONDS = 30.0  # for a request to arrive
 _PLACE_SECONDS = 5.0  # between two words to one who waits
 _WRONG_KEYS = 60.0  # a minute, of all students together
 _WRONG_SECONDS = 0.5  # that each of them takes
+_BEFORE_VALUES = (b"{", b"[", b",")  # of which images have none: a value takes up to fifty times its bytes once read
 _NO_KEY = ("", "none")  # the second is what our own client sends where it has none
 _BYTES_A_TOKEN = 16  # of text, which few tokens have
 _TEMPLATE_TOKENS = 1024  # that a chat template may add, as a system prompt of its own
@@ -67,10 +69,11 @@ class App:
         reply = Reply(scope, receive, send)
         try:
             await self._page(scope)(Request(scope, receive), reply)
-        except Refused as refused:
-            await reply.fail(refused)
-        except ClientDisconnect:
-            pass
+        except (Refused, ClientDisconnect) as error:
+            # Its frames hold the task that holds it: what they have read would stay until all objects are looked at.
+            error.__traceback__ = None
+            if isinstance(error, Refused):
+                await reply.fail(error)
 
     def _page(self, scope: Scope) -> Callable[[Request, Reply], Awaitable[None]]:
         """What answers this path, as it was sent, and method."""
@@ -144,10 +147,17 @@ class App:
     async def _ask(self, page: Page, request: Request, reply: Reply) -> None:
         """Answer a question, until it is answered, the student goes or somebody ends it."""
         student = await self._student(request)
-        self._upstream.ready()
+        plan = self._upstream.ready().plan
         with self._room.let_in(student) as job:
-            data = await _body(request)
-            work = asyncio.create_task(self._answer(job, page, data, reply))
+            text = _BYTES_A_TOKEN * self._room.share.prompt_tokens + _BESIDE_THE_PROMPT
+            most = max(text, _MOST_BYTES) if plan.wishes.images else text
+            asked = read_asked(
+                page,
+                await _body(request, most, most_values=text),
+                model=plan.model,
+                most_samples=self._room.most_samples,
+            )
+            work = asyncio.create_task(self._answer(job, asked, reply))
             gone = asyncio.create_task(_disconnected(request.receive))
             first: list[asyncio.Future[Any]] = [work, gone, job.ended]
             try:
@@ -162,9 +172,7 @@ class App:
             elif job.ended.done():
                 raise job.ended.result()
 
-    async def _answer(self, job: Job, page: Page, data: bytes, reply: Reply) -> None:
-        model = self._upstream.ready().plan.model
-        asked = read_asked(page, data, model=model, most_samples=self._room.most_samples)
+    async def _answer(self, job: Job, asked: Asked, reply: Reply) -> None:
         max_tokens = await self._fitted(asked)
         self._room.queue(job, asked.samples)
         while not job.is_admitted:
@@ -237,8 +245,8 @@ def _context(state: ServerState) -> int:
     return state.context or state.plan.context
 
 
-async def _body(request: Request) -> bytes:
-    """The request's body.
+async def _body(request: Request, most: int, *, most_values: int) -> bytes:
+    """The request's body, of so many bytes and JSON values at most.
 
     Raises:
         Refused: it is too large, or does not arrive.
@@ -249,10 +257,12 @@ async def _body(request: Request) -> bytes:
         async with asyncio.timeout(_BODY_SECONDS):
             async for piece in request.stream():
                 data += piece
-                if len(data) > _MOST_BYTES:
-                    raise Refused(413, f"The request is larger than {_MOST_BYTES // 2**20} MB: shorten it.")
+                if len(data) > most:
+                    raise Refused(413, f"The request is larger than {most // 1000:,} kB: shorten it.")
     except TimeoutError as error:
         raise Refused(408, "The request did not arrive in time: send it again.") from error
+    if sum(map(data.count, _BEFORE_VALUES)) > most_values:
+        raise Refused(413, "The request holds far more values than a prompt has: shorten it.")
     return bytes(data)
 
 

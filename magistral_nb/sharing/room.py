@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from magistral_nb.sharing.share import Share
 
 MOST_OPEN = 16  # requests of one student, with those that wait: a sweep of samples, and no flood
+_REFUSED = 0.01  # of a minute's tokens, which a request costs that is refused: it took time to read
 _BUSY_SECONDS = 5.0  # after which a student with too many requests may try again
 
 
@@ -126,7 +127,9 @@ class Room:
         try:
             yield job
         except Refused as refused:
-            usage.refused += job.turn is None and refused.status < 500  # noqa: PLR2004 - the student's own fault
+            if job.turn is None and refused.status < 500:  # noqa: PLR2004 - the student's own fault
+                usage.refused += 1
+                self._bucket(student).take(_REFUSED * self.share.tokens_per_minute, self._clock())
             raise
         finally:
             del self._jobs[job]
