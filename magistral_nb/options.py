@@ -230,7 +230,13 @@ def share_options(prog: str) -> Parser:
     add = parser.add_argument
     add("--add", metavar="NAMES", help="give a key to these as well, such as ada,ben")
     add("--revoke", metavar="NAME", help="take this student's key away; what runs with it ends")
-    add("--keys", action="store_true", help="show the keys, to hand them out")
+    add(
+        "--keys",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="the keys, to hand them out: shown in a terminal, in a notebook written to NAME-keys.txt, which is yours",
+    )
     return parser
 
 

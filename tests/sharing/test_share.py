@@ -174,16 +174,29 @@ def shared(home):
     return ring
 
 
-def test_the_magic_shows_the_class_and_keys_only_when_asked(shared, shell, capsys):
+def keys_in(text):
+    """Names and keys, as they stand in lines between two that say what they are."""
+    return dict(line.split() for line in text.splitlines()[1:-1])
+
+
+def test_the_magic_shows_the_class_and_writes_keys_into_a_file_that_is_the_teacher_s_alone(
+    shared, shell, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     assert shell.run_cell("%magistral_share").success
     shown = capsys.readouterr().out
     assert "4,000" in shown
     assert "ssh -N -L 8443" in shown
+    for words, name in (([], "default-keys.txt"), ([str(tmp_path / "mine")], "mine")):
+        share_shown(options.share_options("%magistral_share").parse_args(["--keys", *words]), rich=True)
+        path = tmp_path / name
+        shown += capsys.readouterr().out
+        assert str(path) in shown
+        assert keys_in(path.read_text()) == shared.keys
+        assert path.stat().st_mode & 0o077 == 0
     assert not any(key in shown for key in shared.keys.values())
-    share_shown(options.share_options("%magistral_share").parse_args(["--keys"]), rich=True)
-    warning, *lines = capsys.readouterr().out.splitlines()
-    assert "saved with the notebook" in warning
-    assert [line.split() for line in lines] == [list(each) for each in shared.keys.items()]
+    with pytest.raises(errors.MagistralError, match=r"cannot be written .*: add --keys FILE"):
+        share_shown(options.share_options("").parse_args(["--keys", "no/such/folder"]), rich=True)
 
 
 def test_keys_are_given_and_taken_away(shared, shell, capsys):
@@ -200,8 +213,7 @@ def test_the_command_shows_the_same(shared, capsys):
     from magistral_nb import cli
 
     assert cli.main(["share", "--keys"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in lines] == [list(each) for each in shared.keys.items()]
+    assert keys_in(capsys.readouterr().out) == shared.keys
     assert cli.main(["share"]) == 0
     assert "%magistral_connect ADDRESS" in capsys.readouterr().out, "what students type in a notebook"
 
