@@ -133,9 +133,26 @@ def test_how_students_get_there():
     assert "https://10.0.0.5:8443/v1" in said("0.0.0.0", tls=True)
     assert "travel encrypted" in said("0.0.0.0", tls=True)
     assert "http://[fd00::5]:8443/v1" in said("fd00::5")
-    hub = said("127.0.0.1", machine=Machine("10.0.0.5", "ada@gpu", "/user/ada/"))
-    assert "https://HUB/user/ada/proxy/8443/v1" in hub
-    assert all("%magistral_connect ADDRESS" in each for each in (here, network, hub))
+    assert all("%magistral_connect ADDRESS" in each for each in (here, network))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "server"), [("/user/ada/", "ada/"), ("/base/user/ada/lab-2/", "ada/lab-2"), ("/user/a%40b.c/", "a@b.c/")]
+)
+def test_on_a_hub_the_address_comes_first_that_gives_nobody_the_teacher_s_own_server(prefix, server):
+    machine = Machine("10.0.0.5", "ada@gpu", prefix)
+    for host, first in (
+        ("127.0.0.1", "http://127.0.0.1:8443/v1, for all of its users"),
+        ("0.0.0.0", "//10.0.0.5:8443"),
+    ):
+        lines = said(host, machine=machine).splitlines()
+        assert first in lines[0]
+        [last] = [line for line in lines if f"https://HUB{prefix}proxy/8443/v1" in line]
+        assert last != lines[0]
+        assert "whoever may access your server can run code as you" in last
+        assert f"the single scope access:servers!server={server};" in last
+    assert "ssh" not in said("127.0.0.1", machine=machine)
+    assert "--share-host 0.0.0.0" in said("127.0.0.1", machine=machine)
 
 
 def test_this_machine_is_known(monkeypatch):
