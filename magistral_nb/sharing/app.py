@@ -44,6 +44,7 @@ _WRONG_SECONDS = 0.5  # that each of them takes
 _BEFORE_VALUES = (b"{", b"[", b",")  # of which images have none: a value takes up to fifty times its bytes once read
 _NO_KEY = ("", "none")  # the second is what our own client sends where it has none
 _BYTES_A_TOKEN = 16  # of text, which few tokens have
+_USUAL_BYTES = 4  # of a token, where nobody has counted
 _TEMPLATE_TOKENS = 1024  # that a chat template may add, as a system prompt of its own
 
 
@@ -182,11 +183,14 @@ class App:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PLACE_SECONDS):
                     await job.news.wait()
-        async with self._upstream.ask(asked, max_tokens) as answer:
-            if asked.streams:
-                await self._stream(job, asked, answer, reply)
-            else:
-                await self._whole(job, max_tokens * asked.samples, answer, reply)
+        began = time.monotonic()
+        try:
+            async with self._upstream.ask(asked, max_tokens) as answer:
+                await (self._stream(job, asked, answer, reply) if asked.streams else self._whole(job, answer, reply))
+        except asyncio.CancelledError:
+            if not job.is_counted:
+                self._charge_unseen(job, asked, max_tokens, time.monotonic() - began)
+            raise
 
     async def _fitted(self, asked: Asked) -> int:
         """Completion tokens that this request may have: as asked for, as the class allows, as the context leaves.
@@ -210,35 +214,33 @@ class App:
 
     async def _stream(self, job: Job, asked: Asked, answer: httpx.Response, reply: Reply) -> None:
         meter = Meter(wants_ids=asked.wants_ids, wants_usage=asked.wants_usage)
+        prompt = completion = 0  # tokens that the student was charged
         await reply.begin()
-        try:
-            async for data in answer.aiter_raw():
-                counted = meter.completion_tokens
-                passed = meter.feed(data)
-                if meter.completion_tokens != counted:
-                    self._room.charge(job, meter.completion_tokens - counted)
-                if passed:
-                    await reply.write(passed)
-        finally:
-            self._room.usage[job.student].prompt_tokens += meter.prompt_tokens
+        async for data in answer.aiter_raw():
+            passed = meter.feed(data)
+            if (meter.prompt_tokens, meter.completion_tokens) != (prompt, completion):
+                self._room.charge(job, meter.completion_tokens - completion, meter.prompt_tokens - prompt)
+                prompt, completion = meter.prompt_tokens, meter.completion_tokens
+            if passed:
+                await reply.write(passed)
         if not meter.is_done:
             raise Refused(503, "The teacher's server broke off: ask again.")
         await reply.end()
 
-    async def _whole(self, job: Job, most: int, answer: httpx.Response, reply: Reply) -> None:
-        """Pass on a reply that comes in one piece; if the student hangs up before it comes, nobody knows its length.
-
-        What has run until then counts as if it had come as fast as the student's tokens flow in.
-        """
-        began, tokens = time.monotonic(), None
-        try:
-            body = json.loads(await answer.aread())
-            prompt, tokens = counts(body.get("usage") or {})
-            self._room.usage[job.student].prompt_tokens += prompt
-        finally:
-            flown = (time.monotonic() - began) * self._room.share.tokens_per_minute / 60
-            self._room.charge(job, min(most, flown) if tokens is None else tokens)
+    async def _whole(self, job: Job, answer: httpx.Response, reply: Reply) -> None:
+        body = json.loads(await answer.aread())
+        prompt, completion = counts(body.get("usage") or {})
+        self._room.charge(job, completion, prompt)
         await reply.whole(body)
+
+    def _charge_unseen(self, job: Job, asked: Asked, max_tokens: int, seconds: float) -> None:
+        """Charge a student who hung up before anything came that was counted.
+
+        The prompt counts by its bytes. Of a reply in one piece, what has run until then counts as if it had come as
+        fast as the student's tokens flow in.
+        """
+        flown = 0.0 if asked.streams else seconds * self._room.share.tokens_per_minute / 60
+        self._room.charge(job, min(max_tokens * asked.samples, flown), asked.size // _USUAL_BYTES)
 
 
 def _context(state: ServerState) -> int:

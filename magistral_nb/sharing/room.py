@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from magistral_nb.sharing.share import Share
 
 MOST_OPEN = 16  # requests of one student, with those that wait: a sweep of samples, and no flood
+_PROMPT_SHARE = 0.25  # of a completion's token is what one of a prompt counts: many are computed at once
 _REFUSED = 0.01  # of a minute's tokens, which a request costs that is refused: it took time to read
 _BUSY_SECONDS = 5.0  # after which a student with too many requests may try again
 
@@ -33,12 +34,14 @@ class Job:
         turn: its place in the queue; None before it queues.
         place: (place, how many wait), while it waits.
         news: set when the place has changed or the turn has come.
+        is_counted: some of its tokens were charged.
         ended: why it was ended by somebody else than the student.
     """
 
     student: str
     turn: Turn | None = None
     place: tuple[int, int] = (0, 0)
+    is_counted: bool = False
     news: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Future[Refused] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -167,12 +170,15 @@ class Room:
         for student, usage in self.usage.items():
             usage.running, usage.waiting = running[student], waiting[student]
 
-    def charge(self, job: Job, completion_tokens: float) -> None:
+    def charge(self, job: Job, completion_tokens: float, prompt_tokens: int) -> None:
         """Count tokens that a student has had, or give back where they are below 0."""
-        now = self._clock()
-        self._bucket(job.student).take(completion_tokens, now)
-        self._queue.charge(job.student, completion_tokens, now)
-        self.usage[job.student].completion_tokens += round(completion_tokens)
+        job.is_counted = True
+        now, tokens = self._clock(), completion_tokens + _PROMPT_SHARE * prompt_tokens
+        self._bucket(job.student).take(tokens, now)
+        self._queue.charge(job.student, tokens, now)
+        usage = self.usage[job.student]
+        usage.completion_tokens += round(completion_tokens)
+        usage.prompt_tokens += prompt_tokens
 
     def end(self, why: Refused, *, but: Container[str] = ()) -> None:
         """End all that is on its way, but for these students."""
