@@ -206,8 +206,6 @@ class App:
         if asked.size > _BYTES_A_TOKEN * most:  # not worth counting
             raise Refused(400, f"The prompt is far longer than the {most:,} tokens that it may have here: shorten it.")
         tokens = await self._upstream.count(asked)
-        if tokens is None:
-            return wished  # and the server says whether it fits
         if tokens > most:
             raise Refused(400, f"The prompt has {tokens:,} tokens, and may have {most:,} here: shorten it.")
         return min(wished, context - tokens)

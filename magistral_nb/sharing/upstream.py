@@ -80,11 +80,11 @@ class Upstream:
         except httpx.HTTPError as error:
             raise _down("is down" if isinstance(error, httpx.ConnectError) else "broke off") from error
 
-    async def count(self, asked: Asked) -> int | None:
-        """Tokens of the prompt; None where the server does not tell.
+    async def count(self, asked: Asked) -> int:
+        """Tokens of the prompt.
 
         Raises:
-            Refused: it is down, or the prompt makes no sense to it.
+            Refused: the server is down or does not tell, or the prompt makes no sense to it.
         """
         state = self.ready()
         client, endpoint = self._connected(state)
@@ -98,8 +98,8 @@ class Upstream:
             raise _refused(_BAD, reply.content)
         try:
             return int(reply.json()["count"])
-        except (ValueError, KeyError, TypeError):
-            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise _down("could not count the prompt") from error
 
     async def close(self) -> None:
         """Close all connections."""

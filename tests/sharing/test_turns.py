@@ -206,13 +206,15 @@ def test_a_prompt_that_may_fill_the_context_is_counted_and_the_rest_is_left_to_t
     assert error_of(reply)["message"] == "The prompt has 1,500 tokens, and may have 1,499 here: shorten it."
 
 
-def test_where_nothing_counts_the_server_itself_decides(room, ada):
-    room.vllm.pages["/tokenize"] = refuse(404, "Not Found")
+@pytest.mark.parametrize("says", [refuse(404, "Not Found"), refuse(500, "no"), answer({"tokens": []}), answer(5)])
+def test_a_prompt_that_could_not_be_counted_is_refused_since_it_may_be_of_any_length(room, ada, says):
+    room.vllm.pages["/tokenize"] = says
     try:
-        room.vllm.enqueue(deltas(SHORT))
-        assert room.ask(ada, messages=[{"role": "user", "content": "word " * 1450}]).status_code == 200
+        reply = room.ask(ada, messages=[{"role": "user", "content": "word " * 1450}])
     finally:
         del room.vllm.pages["/tokenize"]
+    assert (reply.status_code, "could not count the prompt" in error_of(reply)["message"]) == (503, True)
+    assert not room.vllm.requests
 
 
 def test_small_replies_are_sent_at_once(room, ada):
