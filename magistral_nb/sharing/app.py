@@ -42,6 +42,7 @@ _PLACE_SECONDS = 5.0  # between two words to one who waits
 _WRONG_KEYS = 60.0  # a minute, of all students together
 _WRONG_SECONDS = 0.5  # that each of them takes
 _BEFORE_VALUES = (b"{", b"[", b",")  # of which images have none: a value takes up to fifty times its bytes once read
+_DOWN = 503
 _NO_KEY = ("", "none")  # the second is what our own client sends where it has none
 _BYTES_A_TOKEN = 16  # of text, which few tokens have
 _USUAL_BYTES = 4  # of a token, where nobody has counted
@@ -176,6 +177,16 @@ class App:
     async def _answer(self, job: Job, asked: Asked, reply: Reply) -> None:
         max_tokens = await self._fitted(asked)
         self._room.queue(job, asked.samples)
+        try:
+            return await self._in_turn(job, asked, max_tokens, reply)
+        except Refused as refused:
+            if refused.status != _DOWN or job.is_counted or not self._upstream.comes_back:
+                raise
+        await self._upstream.ended()
+        self._room.queue_again(job)
+        return await self._in_turn(job, asked, max_tokens, reply)
+
+    async def _in_turn(self, job: Job, asked: Asked, max_tokens: int, reply: Reply) -> None:
         while not job.is_admitted:
             job.news.clear()
             if asked.streams:
@@ -221,8 +232,8 @@ class App:
                 prompt, completion = meter.prompt_tokens, meter.completion_tokens
             if passed:
                 await reply.write(passed)
-        if not meter.is_done:
-            raise Refused(503, "The teacher's server broke off: ask again.")
+        if meter.has_failed or not meter.is_done:
+            raise Refused(_DOWN, "The teacher's server broke off: ask again.")
         await reply.end()
 
     async def _whole(self, job: Job, answer: httpx.Response, reply: Reply) -> None:

@@ -62,7 +62,12 @@ class Proxy:
         before = usage.load(self._report_path)
         self._upstream = Upstream(path)
         self._keys = Watched(key_ring.path_of(path), _readable)
-        self._room = Room(share, share.seats(state.plan.argv), before.students if before else {})
+        self._room = Room(
+            share,
+            share.seats(state.plan.argv),
+            before.students if before else {},
+            is_held=lambda: self._upstream.is_coming,
+        )
         self._server = uvicorn.Server(_config(App(self._room, self._upstream, self._keys), share))
         self._socket = _listen(share, before)
         port = self._socket.getsockname()[1]

@@ -69,6 +69,8 @@ class Room:
         seats: int,
         usage: Mapping[str, Usage],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        is_held: Callable[[], bool] = lambda: False,
     ) -> None:
         """An empty room.
 
@@ -77,12 +79,13 @@ class Room:
             seats: requests that are answered at once.
             usage: as an earlier proxy has left it; nothing runs or waits any more.
             clock: seconds, never going back.
+            is_held: whether nobody is given a seat now, as the server is about to come back.
         """
         self.share = share
         self.usage = dict(usage)
         for each in self.usage.values():
             each.running = each.waiting = 0
-        self._clock = clock
+        self._clock, self._is_held = clock, is_held
         self._queue = FairQueue(seats=seats, per_student=share.per_student)
         self._buckets: dict[str, Bucket] = {}
         self._open: Counter[str] = Counter()
@@ -149,10 +152,18 @@ class Room:
         job.turn = self._queue.join(job.student, samples)
         self.arrange()
 
+    def queue_again(self, job: Job) -> None:
+        """Let it wait once more, after its turn came to nothing."""
+        if job.turn is not None:
+            self._queue.leave(job.turn)
+            job.turn = self._queue.join(job.student, job.turn.seats)
+            self.arrange()
+
     def arrange(self) -> None:
         """Give free seats away, and tell those who wait where they stand now."""
         now = self._clock()
-        self._queue.admit(now)
+        if not self._is_held():
+            self._queue.admit(now)
         places = {turn: place for place, turn in enumerate(self._queue.order(now), 1)}
         running, waiting = Counter[str](), Counter[str]()
         for job in self._jobs:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # A long prefill keeps a healthy server silent for minutes; it has no queue of its own, since ours is in front of it.
 _TIMEOUT = httpx.Timeout(300.0, connect=5.0, write=30.0, pool=None)
 _DOWN_SECONDS = 10.0  # after which asking again makes sense: most boots take longer, but nobody knows how much
+_DYING_LOOKS, _LOOK_SECONDS = 100, 0.1  # vLLM's HTTP server outlives its engine by some seconds
 _WORDS = {"booting": "is booting", "failed": "is down"}  # of a state's status; others speak for themselves
 _OK, _BAD, _TOO_LARGE, _UNPROCESSABLE = 200, 400, 413, 422
 
@@ -48,6 +49,23 @@ class Upstream:
     def status(self) -> str:
         """In one word."""
         return "down" if self.state is None else str(self.state.status)
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether it boots, or is about to, so that waiting for it makes sense."""
+        return self.state is not None and self.state.seen().status == "booting"
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether it is started again where it ends by itself."""
+        return self.state is not None and self.state.terms.restart == "on-failure"
+
+    async def ended(self) -> None:
+        """Wait until it is known to be down, which takes seconds where only vLLM's engine has died; no longer."""
+        for _ in range(_DYING_LOOKS):
+            if self.state is None or self.state.seen().status != "ready":
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def ready(self) -> ServerState:
         """The state of a server that can be asked.
