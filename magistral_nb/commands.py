@@ -7,6 +7,7 @@ import functools
 import re
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magistral_nb.errors import (
@@ -17,6 +18,7 @@ from magistral_nb.errors import (
     ServerNotFound,
     Unauthorized,
 )
+from magistral_nb.private_file import write_private
 from magistral_nb.serving import boot, ending, hardware, registry, watching
 from magistral_nb.serving.connecting import connect
 from magistral_nb.serving.durations import durations_of, load, seconds_left
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from magistral_nb.serving.registry import ServerState
+    from magistral_nb.sharing.key_ring import KeyRing
 
 _ABACUS = (
     "No GPU here, so this is abacus: a model of 3 million parameters that truly reasons, about arithmetic and nothing "
@@ -104,7 +107,10 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
     if running is None:
         size = boot.check(prepared, port=None if chosen.replace else chosen.port)
         _announce_download(size, ask=ask and not chosen.yes)
+    before = _with_keys(prepared.name, terms)
     server = boot.start(prepared, replace=chosen.replace, port=chosen.port)
+    if ended := sorted(before - _with_keys(prepared.name, terms)):
+        say(f"Keys of an earlier class have ended, as {ended[0]!r} is not named now: {len(ended)} in all.")
     if running is not None and running.status == "ready":
         say(f"Attached to {running.name!r}: {running.plan.title}, up for {_seconds_up(running) / 60:.0f} min.")
         return server
@@ -119,6 +125,13 @@ def serve_shown(chosen: argparse.Namespace, raw: tuple[str, ...], *, rich: bool,
 
 def _seconds_up(state: ServerState) -> float:
     return max(0.0, time.time() - state.created)  # the clock may have been set
+
+
+def _with_keys(name: str, terms: Terms) -> set[str]:
+    """Students who have a key, where there is a class."""
+    from magistral_nb.sharing import key_ring
+
+    return set() if terms.share is None else set(key_ring.load(key_ring.path_of(registry.path_of(name))).keys)
 
 
 def _say_ways(server: Server) -> None:
@@ -278,14 +291,24 @@ def share_shown(chosen: argparse.Namespace, *, rich: bool) -> None:
         key_ring.revoke(key_ring.path_of(path), chosen.revoke)
         say(f"The key of {chosen.revoke} is revoked.")
     ring, report = key_ring.load(key_ring.path_of(path)), usage.load(usage.path_of(path))
-    if chosen.keys:
-        if rich:
-            say("These keys are saved with the notebook: clear this output before you hand it on.")
-        say(aligned(list(ring.keys.items())))
+    if chosen.keys is not None:
+        if rich or chosen.keys:
+            _save_keys(ring, Path(chosen.keys or f"{server.name}-keys.txt").expanduser().absolute())
+        else:
+            sys.stdout.write(ring.to_text())
         return
     say(overview.table(server.name, report, ring, now=time.time()))
     if report is not None:
         sys.stdout.write("\n".join(ways(report, Machine.here())) + "\n")  # what students type, wherever this is typed
+
+
+def _save_keys(ring: KeyRing, path: Path) -> None:
+    """In a file, since a notebook is saved with what it has shown."""
+    try:
+        write_private(path, ring.to_text())
+    except OSError as error:
+        raise MagistralError(f"{path} cannot be written ({error.strerror}): add --keys FILE.") from error
+    say(f"{len(ring.keys)} keys stand in {path}, which only you can read: hand each student one line of it.")
 
 
 def install_shown() -> None:

@@ -164,7 +164,12 @@ def serve_options(prog: str) -> Parser:
     add("--share-at-once", type=count, metavar="N", help="requests answered at once; what the plan computes otherwise")
     add("--share-per-student", type=count, metavar="N", help="of these, one student's; 2 otherwise")
     add("--share-max-tokens", type=tokens, metavar="N", help="completion tokens of a request; 8,192 otherwise")
-    add("--share-tokens-per-minute", type=tokens, metavar="N", help="of one student; 6,000 otherwise")
+    add(
+        "--share-tokens-per-minute",
+        type=tokens,
+        metavar="N",
+        help="of one student, four of a prompt counting as one; 6,000 otherwise",
+    )
     add("--share-prompt-tokens", type=tokens, metavar="N", help="of a request; 8,192 otherwise")
     return parser
 
@@ -230,7 +235,13 @@ def share_options(prog: str) -> Parser:
     add = parser.add_argument
     add("--add", metavar="NAMES", help="give a key to these as well, such as ada,ben")
     add("--revoke", metavar="NAME", help="take this student's key away; what runs with it ends")
-    add("--keys", action="store_true", help="show the keys, to hand them out")
+    add(
+        "--keys",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="the keys, to hand them out: shown in a terminal, in a notebook written to NAME-keys.txt, which is yours",
+    )
     return parser
 
 

@@ -34,6 +34,7 @@ from magistral_nb.serving.hardware import Hardware
 from magistral_nb.serving.plan import Plan
 from magistral_nb.serving.server import adopt
 from magistral_nb.serving.wishes import Wishes
+from magistral_nb.sharing import key_ring
 
 TITLES = [*room._looks()]
 HERE = machine()
@@ -312,7 +313,8 @@ def test_servers_are_told_with_memory_and_address():
         "elsewhere: connected, their-model, gpu.test:8000",
         "socket: connected, their-model, a Unix socket",
     ]
-    assert servers.keys() == {"k" * 43, "not-for-us"}
+    ring = key_ring.add(key_ring.path_of(registry.path_of("default")), ["ada", "ben"])
+    assert servers.keys() == {"k" * 43, "not-for-us", *ring.keys.values()}
 
 
 def test_a_boot_is_told_with_its_stage_and_a_dead_server_with_its_cause():

@@ -30,7 +30,10 @@ _BUSY_TRIES = 5
 _BUSY = (429, 503)
 _TURNED_AWAY = (301, 302, 303, 307, 401, 403)  # by a hub: to its login page, or flatly
 _ON_A_HUB = re.compile(r"/user/.+/proxy/")  # how jupyter-server-proxy serves a port of somebody's machine
+_PORTS = {"http": 80, "https": 443}
 HUB_VARIABLE = "MAGISTRAL_NB_HUB_TOKEN"
+# Where the hub is that this token is of: told by people, or by a hub that knows its own public address.
+HUB_ADDRESSES = ("MAGISTRAL_NB_HUB", "JUPYTERHUB_PUBLIC_HUB_URL")
 
 _clients: dict[tuple[str, str | None, Limits], openai.OpenAI] = {}
 _lock = threading.Lock()
@@ -43,7 +46,7 @@ def client_for(endpoint: Endpoint) -> openai.OpenAI:
 
     Raises:
         Unreachable: the environment names a proxy that cannot be used.
-        Unauthorized: a hub's token would travel readable.
+        Unauthorized: a hub's token would travel readable, or to another host than its hub.
     """
     key = (endpoint.base_url, endpoint.api_key, endpoint.limits)
     with _lock:
@@ -74,11 +77,7 @@ def _new_client(endpoint: Endpoint) -> openai.OpenAI:
         # What runs on this machine is asked directly: a proxy cannot reach it, and would be handed its key.
         options["trust_env"] = False
     if is_on_a_hub(endpoint):
-        if not _is_local(endpoint) and not endpoint.base_url.startswith("https:"):
-            raise Unauthorized(
-                f"{endpoint.base_url} wants Jupyter's own token, which would travel readable: connect to its https:// "
-                "address."
-            )
+        _check_hub(endpoint)
         options |= {"auth": _signed(endpoint), "follow_redirects": False}
     try:
         http = openai.DefaultHttpxClient(**options)
@@ -103,6 +102,44 @@ def _hub_token(endpoint: Endpoint) -> str | None:
     if not _ON_A_HUB.search(urlsplit(endpoint.base_url).path):
         return None
     return os.environ.get(HUB_VARIABLE, "").strip() or None
+
+
+def _check_hub(endpoint: Endpoint) -> None:
+    """Refuse to tell a hub's token to anybody else: any address may look like one of a hub's.
+
+    Raises:
+        Unauthorized: this is not its hub, or what is sent there could be read.
+    """
+    hub = next((address for name in HUB_ADDRESSES if (address := os.environ.get(name, "").strip())), None)
+    if hub is None:
+        raise Unauthorized(
+            f"{HUB_VARIABLE} is set, but not which hub may have it: set {HUB_ADDRESSES[0]} to the hub's address, such "
+            "as https://hub.example.org."
+        )
+    if _origin(hub) != _origin(endpoint.base_url):
+        raise Unauthorized(
+            f"{endpoint.base_url} is not on the hub {hub}, so it is not sent {HUB_VARIABLE}: connect to an address "
+            f"there, or unset {HUB_VARIABLE}."
+        )
+    if not _is_local(endpoint) and not endpoint.base_url.startswith("https:"):
+        raise Unauthorized(
+            f"{endpoint.base_url} wants Jupyter's own token, which would travel readable: connect to its https:// "
+            "address."
+        )
+
+
+def _origin(address: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port, by which browsers tell who may see what.
+
+    Example:
+        >>> _origin("https://Hub.example/user/ada/") == _origin("https://hub.example:443")
+        True
+    """
+    try:
+        parts = urlsplit(address)
+        return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+    except ValueError:  # no port is written like that
+        return address, None, None
 
 
 def _is_local(endpoint: Endpoint) -> bool:

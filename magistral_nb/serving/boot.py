@@ -243,7 +243,7 @@ def start(prepared: Prepared, *, replace: bool = False, port: int | None = None)
         if prepared.terms.share is not None:
             from magistral_nb.sharing import key_ring
 
-            key_ring.add(key_ring.path_of(registry.path_of(name)), prepared.terms.share.students)
+            key_ring.begin(key_ring.path_of(registry.path_of(name)), prepared.terms.share.students)
         tending.start_supervisor(
             registry.ServerState(
                 name=name,

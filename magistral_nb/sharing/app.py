@@ -35,13 +35,17 @@ if TYPE_CHECKING:
 
 OWNER = "magistral_nb"  # of the models here: how `connect` knows what it talks to
 
-_MOST_BYTES = 4 * 2**20  # of a request: a few images
+_MOST_BYTES = 8 * 2**20  # of a request with images, where the server takes them
+_BESIDE_THE_PROMPT = 64 * 2**10  # bytes of a request that are names, numbers and schemas
 _BODY_SECONDS = 30.0  # for a request to arrive
 _PLACE_SECONDS = 5.0  # between two words to one who waits
 _WRONG_KEYS = 60.0  # a minute, of all students together
 _WRONG_SECONDS = 0.5  # that each of them takes
+_BEFORE_VALUES = (b"{", b"[", b",")  # of which images have none: a value takes up to fifty times its bytes once read
+_DOWN = 503
 _NO_KEY = ("", "none")  # the second is what our own client sends where it has none
 _BYTES_A_TOKEN = 16  # of text, which few tokens have
+_USUAL_BYTES = 4  # of a token, where nobody has counted
 _TEMPLATE_TOKENS = 1024  # that a chat template may add, as a system prompt of its own
 
 
@@ -67,10 +71,11 @@ class App:
         reply = Reply(scope, receive, send)
         try:
             await self._page(scope)(Request(scope, receive), reply)
-        except Refused as refused:
-            await reply.fail(refused)
-        except ClientDisconnect:
-            pass
+        except (Refused, ClientDisconnect) as error:
+            # Its frames hold the task that holds it: what they have read would stay until all objects are looked at.
+            error.__traceback__ = None
+            if isinstance(error, Refused):
+                await reply.fail(error)
 
     def _page(self, scope: Scope) -> Callable[[Request, Reply], Awaitable[None]]:
         """What answers this path, as it was sent, and method."""
@@ -144,10 +149,17 @@ class App:
     async def _ask(self, page: Page, request: Request, reply: Reply) -> None:
         """Answer a question, until it is answered, the student goes or somebody ends it."""
         student = await self._student(request)
-        self._upstream.ready()
+        plan = self._upstream.ready().plan
         with self._room.let_in(student) as job:
-            data = await _body(request)
-            work = asyncio.create_task(self._answer(job, page, data, reply))
+            text = _BYTES_A_TOKEN * self._room.share.prompt_tokens + _BESIDE_THE_PROMPT
+            most = max(text, _MOST_BYTES) if plan.wishes.images else text
+            asked = read_asked(
+                page,
+                await _body(request, most, most_values=text),
+                model=plan.model,
+                most_samples=self._room.most_samples,
+            )
+            work = asyncio.create_task(self._answer(job, asked, reply))
             gone = asyncio.create_task(_disconnected(request.receive))
             first: list[asyncio.Future[Any]] = [work, gone, job.ended]
             try:
@@ -162,11 +174,19 @@ class App:
             elif job.ended.done():
                 raise job.ended.result()
 
-    async def _answer(self, job: Job, page: Page, data: bytes, reply: Reply) -> None:
-        model = self._upstream.ready().plan.model
-        asked = read_asked(page, data, model=model, most_samples=self._room.most_samples)
+    async def _answer(self, job: Job, asked: Asked, reply: Reply) -> None:
         max_tokens = await self._fitted(asked)
         self._room.queue(job, asked.samples)
+        try:
+            return await self._in_turn(job, asked, max_tokens, reply)
+        except Refused as refused:
+            if refused.status != _DOWN or job.is_counted or not self._upstream.comes_back:
+                raise
+        await self._upstream.ended()
+        self._room.queue_again(job)
+        return await self._in_turn(job, asked, max_tokens, reply)
+
+    async def _in_turn(self, job: Job, asked: Asked, max_tokens: int, reply: Reply) -> None:
         while not job.is_admitted:
             job.news.clear()
             if asked.streams:
@@ -174,11 +194,14 @@ class App:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PLACE_SECONDS):
                     await job.news.wait()
-        async with self._upstream.ask(asked, max_tokens) as answer:
-            if asked.streams:
-                await self._stream(job, asked, answer, reply)
-            else:
-                await self._whole(job, max_tokens * asked.samples, answer, reply)
+        began = time.monotonic()
+        try:
+            async with self._upstream.ask(asked, max_tokens) as answer:
+                await (self._stream(job, asked, answer, reply) if asked.streams else self._whole(job, answer, reply))
+        except asyncio.CancelledError:
+            if not job.is_counted:
+                self._charge_unseen(job, asked, max_tokens, time.monotonic() - began)
+            raise
 
     async def _fitted(self, asked: Asked) -> int:
         """Completion tokens that this request may have: as asked for, as the class allows, as the context leaves.
@@ -194,51 +217,47 @@ class App:
         if asked.size > _BYTES_A_TOKEN * most:  # not worth counting
             raise Refused(400, f"The prompt is far longer than the {most:,} tokens that it may have here: shorten it.")
         tokens = await self._upstream.count(asked)
-        if tokens is None:
-            return wished  # and the server says whether it fits
         if tokens > most:
             raise Refused(400, f"The prompt has {tokens:,} tokens, and may have {most:,} here: shorten it.")
         return min(wished, context - tokens)
 
     async def _stream(self, job: Job, asked: Asked, answer: httpx.Response, reply: Reply) -> None:
         meter = Meter(wants_ids=asked.wants_ids, wants_usage=asked.wants_usage)
+        prompt = completion = 0  # tokens that the student was charged
         await reply.begin()
-        try:
-            async for data in answer.aiter_raw():
-                counted = meter.completion_tokens
-                passed = meter.feed(data)
-                if meter.completion_tokens != counted:
-                    self._room.charge(job, meter.completion_tokens - counted)
-                if passed:
-                    await reply.write(passed)
-        finally:
-            self._room.usage[job.student].prompt_tokens += meter.prompt_tokens
-        if not meter.is_done:
-            raise Refused(503, "The teacher's server broke off: ask again.")
+        async for data in answer.aiter_raw():
+            passed = meter.feed(data)
+            if (meter.prompt_tokens, meter.completion_tokens) != (prompt, completion):
+                self._room.charge(job, meter.completion_tokens - completion, meter.prompt_tokens - prompt)
+                prompt, completion = meter.prompt_tokens, meter.completion_tokens
+            if passed:
+                await reply.write(passed)
+        if meter.has_failed or not meter.is_done:
+            raise Refused(_DOWN, "The teacher's server broke off: ask again.")
         await reply.end()
 
-    async def _whole(self, job: Job, most: int, answer: httpx.Response, reply: Reply) -> None:
-        """Pass on a reply that comes in one piece; if the student hangs up before it comes, nobody knows its length.
-
-        What has run until then counts as if it had come as fast as the student's tokens flow in.
-        """
-        began, tokens = time.monotonic(), None
-        try:
-            body = json.loads(await answer.aread())
-            prompt, tokens = counts(body.get("usage") or {})
-            self._room.usage[job.student].prompt_tokens += prompt
-        finally:
-            flown = (time.monotonic() - began) * self._room.share.tokens_per_minute / 60
-            self._room.charge(job, min(most, flown) if tokens is None else tokens)
+    async def _whole(self, job: Job, answer: httpx.Response, reply: Reply) -> None:
+        body = json.loads(await answer.aread())
+        prompt, completion = counts(body.get("usage") or {})
+        self._room.charge(job, completion, prompt)
         await reply.whole(body)
+
+    def _charge_unseen(self, job: Job, asked: Asked, max_tokens: int, seconds: float) -> None:
+        """Charge a student who hung up before anything came that was counted.
+
+        The prompt counts by its bytes. Of a reply in one piece, what has run until then counts as if it had come as
+        fast as the student's tokens flow in.
+        """
+        flown = 0.0 if asked.streams else seconds * self._room.share.tokens_per_minute / 60
+        self._room.charge(job, min(max_tokens * asked.samples, flown), asked.size // _USUAL_BYTES)
 
 
 def _context(state: ServerState) -> int:
     return state.context or state.plan.context
 
 
-async def _body(request: Request) -> bytes:
-    """The request's body.
+async def _body(request: Request, most: int, *, most_values: int) -> bytes:
+    """The request's body, of so many bytes and JSON values at most.
 
     Raises:
         Refused: it is too large, or does not arrive.
@@ -249,10 +268,12 @@ async def _body(request: Request) -> bytes:
         async with asyncio.timeout(_BODY_SECONDS):
             async for piece in request.stream():
                 data += piece
-                if len(data) > _MOST_BYTES:
-                    raise Refused(413, f"The request is larger than {_MOST_BYTES // 2**20} MB: shorten it.")
+                if len(data) > most:
+                    raise Refused(413, f"The request is larger than {most // 1000:,} kB: shorten it.")
     except TimeoutError as error:
         raise Refused(408, "The request did not arrive in time: send it again.") from error
+    if sum(map(data.count, _BEFORE_VALUES)) > most_values:
+        raise Refused(413, "The request holds far more values than a prompt has: shorten it.")
     return bytes(data)
 
 

@@ -27,6 +27,7 @@ _ROLES = ("system", "developer", "user", "assistant", "tool")
 _MOST_STOPS, _LONGEST_STOP = 16, 200  # vLLM looks for each of them at each token
 _MOST_LOGPROBS = 5  # OpenAI's own limit of the older API; each costs a line of the reply
 _MOST_TOOLS, _LONGEST_NAME, _LONGEST_SCHEMA = 64, 200, 32_768  # a schema is compiled into a grammar, on the CPU
+_MOST_NODES, _DEEPEST_SCHEMA = 500, 16  # of a schema: a grammar may grow with the power of its depth
 _DATA_IMAGE = re.compile(r"data:image/[a-z+.-]{1,20};base64,[A-Za-z0-9+/=]+")
 
 
@@ -185,6 +186,16 @@ def _stop(name: str, value: Any) -> list[str]:
 
 
 def _schema(name: str, value: Any) -> dict[str, Any]:
+    nodes, depth, level = 0, 0, [value]
+    while level:
+        nodes, depth = nodes + len(level), depth + 1
+        if nodes > _MOST_NODES or depth > _DEEPEST_SCHEMA:
+            raise _wrong(name, f"a schema of at most {_MOST_NODES} values, {_DEEPEST_SCHEMA} deep")
+        objects = [each for each in level if isinstance(each, dict)]
+        if any(isinstance(each.get("pattern"), str) or "patternProperties" in each for each in objects):
+            raise Refused(400, f"{name!r} has a pattern, which does not pass here: describe the text in words.")
+        lists = [each for each in level if isinstance(each, list)]
+        level = [inner for each in (*(each.values() for each in objects), *lists) for inner in each]
     if not isinstance(value, dict) or len(json.dumps(value)) > _LONGEST_SCHEMA:
         raise _wrong(name, f"a JSON object of at most {_LONGEST_SCHEMA:,} characters")
     return value

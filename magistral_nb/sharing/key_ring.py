@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 _BYTES = 32  # of randomness: 256 bits
+# Stand around the keys, since a verbose traceback prints both ends of a long text.
+_BEFORE, _AFTER = "Keys of a class, one for each student.", "Whoever has one of these can ask as that student."
 
 
 class KeyRing:
@@ -32,7 +34,7 @@ class KeyRing:
 
     def __init__(self, keys: Mapping[str, str]) -> None:
         """Keys by student, in the order in which they are shown."""
-        self.keys = dict(keys)
+        self.keys: dict[str, str] = dict(zip(keys, map(_Key, keys.values()), strict=True))
         self._digests = [(_digest(key), student) for student, key in self.keys.items()]
 
     def student_of(self, key: str) -> str | None:
@@ -45,8 +47,13 @@ class KeyRing:
 
     def with_students(self, names: Iterable[str]) -> KeyRing:
         """With a new key for whoever has none."""
-        new = {name: secrets.token_urlsafe(_BYTES) for name in names if name not in self.keys}
+        new = {name: _Key(secrets.token_urlsafe(_BYTES)) for name in names if name not in self.keys}
         return KeyRing(self.keys | new)
+
+    def of(self, names: Iterable[str]) -> KeyRing:
+        """With keys for these and nobody else; whoever has one keeps it."""
+        ring = self.with_students(names)
+        return KeyRing({name: ring.keys[name] for name in names})
 
     def without(self, name: str) -> KeyRing:
         """Without this student's key."""
@@ -54,7 +61,12 @@ class KeyRing:
 
     def to_json(self) -> str:
         """The file's text."""
-        return json.dumps({"version": _VERSION, "keys": self.keys}, indent=1)
+        return json.dumps({"version": _VERSION, "about": _BEFORE, "keys": self.keys, "beware": _AFTER}, indent=1)
+
+    def to_text(self) -> str:
+        """Names and keys in lines, to be handed out."""
+        rows = [f"{name:<{max(map(len, self.keys))}}  {key}" for name, key in self.keys.items()]
+        return "\n".join([_BEFORE, *rows, _AFTER, ""])
 
     @staticmethod
     def from_json(text: str) -> KeyRing:
@@ -63,16 +75,32 @@ class KeyRing:
         Raises:
             ValueError: it is no such text, or of another version.
         """
-        raw = json.loads(text)
+        raw = json.loads(text, object_hook=_Unshown)
         if not isinstance(raw, dict) or raw.get("version") != _VERSION or not isinstance(raw.get("keys"), dict):
             raise ValueError("no keys of this version")
-        if not all(isinstance(key, str) and key for key in raw["keys"].values()):
+        if set(map(type, raw["keys"].values())) - {str} or not all(raw["keys"].values()):
             raise ValueError("a student without a key")
         return KeyRing(raw["keys"])
 
     def __repr__(self) -> str:
         """The students, never the keys."""
         return f"<KeyRing of {', '.join(self.keys) or 'nobody'}>"
+
+
+class _Key(str):
+    """A key, which a verbose traceback would print wherever a variable has it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "…"
+
+
+class _Unshown(dict[str, Any]):
+    """Keys as they were read, likewise."""
+
+    def __repr__(self) -> str:
+        return "{…}"
 
 
 def path_of(state: Path) -> Path:
@@ -94,6 +122,18 @@ def load(path: Path) -> KeyRing:
         raise MagistralError(
             f"{path} is not to be believed ({error}): remove it, then %magistral_share --add NAMES."
         ) from error
+
+
+def begin(path: Path, names: Iterable[str]) -> KeyRing:
+    """Give a class its keys: whoever of these had one keeps it, and those of everybody else end.
+
+    Raises:
+        MagistralError: the file cannot be trusted.
+    """
+    with _lock(path):
+        ring = load(path).of(names)
+        write_private(path, ring.to_json())
+    return ring
 
 
 def add(path: Path, names: Iterable[str]) -> KeyRing:

@@ -13,6 +13,7 @@ from magistral_nb.dialect import THINKING_FIELDS
 
 _END = b"\n\n"  # of a server-sent event, as vLLM writes it
 _DONE = b"data: [DONE]"
+_SERVER_ERROR = 500
 
 
 class Meter:
@@ -22,6 +23,7 @@ class Meter:
         prompt_tokens: of the prompt, as soon as they are known.
         completion_tokens: of all samples so far; exact once the counts have come.
         is_done: the stream has reached its end mark.
+        has_failed: the server itself has failed, and what it said of that did not go on.
 
     Example:
         >>> meter = Meter(wants_ids=False, wants_usage=False)
@@ -39,7 +41,7 @@ class Meter:
             wants_usage: the counts at the end stay in.
         """
         self.prompt_tokens = self.completion_tokens = 0
-        self.is_done = False
+        self.is_done = self.has_failed = False
         self._wants_ids, self._wants_usage = wants_ids, wants_usage
         self._rest = b""  # an event that is not whole yet
 
@@ -51,16 +53,17 @@ class Meter:
     def _passed(self, event: bytes) -> bytes:
         if event.startswith(_DONE):
             self.is_done = True
-            return event + _END
+            return b"" if self.has_failed else event + _END
         try:
             chunk = json.loads(event.removeprefix(b"data:"))
         except ValueError:
             return b""  # a comment or what else is no part of the answer
         if not isinstance(chunk, dict):
             return b""
+        self.has_failed |= _is_failure(chunk.get("error"))
         choices = chunk.get("choices") or []
         self._count(chunk, choices)
-        if not choices and chunk.get("usage") and not self._wants_usage:
+        if self.has_failed or (not choices and chunk.get("usage") and not self._wants_usage):
             return b""
         if self._wants_ids:
             return event + _END
@@ -95,6 +98,12 @@ def counts(usage: dict[str, Any]) -> tuple[int, int]:
 def compact(value: Any) -> bytes:
     """JSON on one line without blanks."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _is_failure(error: Any) -> bool:
+    """Whether this is the server's own error, as vLLM streams it; those of a request go on."""
+    code = error.get("code") if isinstance(error, dict) else None
+    return isinstance(code, int) and code >= _SERVER_ERROR
 
 
 def _has_text(choice: dict[str, Any]) -> bool:

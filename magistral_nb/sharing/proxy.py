@@ -13,6 +13,7 @@ import contextlib
 import copy
 import dataclasses
 import os
+import resource
 import signal
 import socket
 import sys
@@ -27,6 +28,7 @@ from magistral_nb.processes import Process
 from magistral_nb.serving import registry
 from magistral_nb.sharing import key_ring, usage
 from magistral_nb.sharing.app import App
+from magistral_nb.sharing.connection import Connection
 from magistral_nb.sharing.refused import Refused
 from magistral_nb.sharing.room import Room
 from magistral_nb.sharing.upstream import Upstream
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
 _TICK_SECONDS = 0.5  # after which a revoked key's streams have ended
 _REPORT_SECONDS = 2.0  # between two reports
 _GRACE_SECONDS = 2  # for running streams to end, once told
-# A process may have 1024 files open where nobody has raised that; the rest is for the seats, each with one upstream.
-_MOST_CONNECTIONS = 800
 _LARGEST_HEAD = 16_384  # bytes of a request's head
 
 
@@ -62,7 +62,12 @@ class Proxy:
         before = usage.load(self._report_path)
         self._upstream = Upstream(path)
         self._keys = Watched(key_ring.path_of(path), _readable)
-        self._room = Room(share, share.seats(state.plan.argv), before.students if before else {})
+        self._room = Room(
+            share,
+            share.seats(state.plan.argv),
+            before.students if before else {},
+            is_held=lambda: self._upstream.is_coming,
+        )
         self._server = uvicorn.Server(_config(App(self._room, self._upstream, self._keys), share))
         self._socket = _listen(share, before)
         port = self._socket.getsockname()[1]
@@ -113,7 +118,7 @@ class Proxy:
 def _config(app: App, share: Share) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
-        http="h11",  # the same parser wherever this runs, and the strictest
+        http=Connection,  # on h11: the same parser wherever this runs, and the strictest
         ws="none",
         loop="asyncio",
         lifespan="off",
@@ -121,7 +126,6 @@ def _config(app: App, share: Share) -> uvicorn.Config:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=_MOST_CONNECTIONS,
         h11_max_incomplete_event_size=_LARGEST_HEAD,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=_GRACE_SECONDS,
@@ -176,6 +180,9 @@ def _say(line: str) -> None:
 
 def main() -> int:
     """Share the server whose state file is named on the command line; returns the exit code."""
+    # Connections whose TLS has not begun are files that `connection` does not see; asyncio closes them in a minute.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         proxy = Proxy(Path(sys.argv[1]))
         # uvicorn puts its own handler in place of this one, and when it has ended raises the signal once more.

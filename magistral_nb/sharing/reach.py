@@ -7,6 +7,7 @@ import os
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from magistral_nb.sharing.usage import Report
@@ -60,23 +61,38 @@ def ways(report: Report, machine: Machine) -> list[str]:
     scheme = "https" if report.tls else "http"
     loopback = "[::1]" if report.host == "::1" else "127.0.0.1"
     local = f"{scheme}://{loopback}:{report.port}/v1"
+    is_near, is_on_hub = report.host in _LOOPBACK, machine.hub_prefix is not None
     lines = []
-    if report.host in _LOOPBACK:
+    if is_near and is_on_hub:
+        lines.append(f"On a hub that is this one machine: {local}, for all of its users.")
+        lines.append(
+            "On a hub with a pod for each user: share with --share-host 0.0.0.0, and students take its address."
+        )
+    elif is_near:
         lines.append(f"On this machine: {local}")
         lines.append(
             f"Through a tunnel: ssh -N -L {report.port}:{loopback}:{report.port} {machine.login}, then {local}"
         )
     else:
         host = machine.address if report.host in _ANY else report.host
-        lines.append(f"On the same network: {scheme}://{f'[{host}]' if ':' in host else host}:{report.port}/v1")
+        where = "On the same network, from pod to pod as well" if is_on_hub else "On the same network"
+        lines.append(f"{where}: {scheme}://{f'[{host}]' if ':' in host else host}:{report.port}/v1")
     if machine.hub_prefix is not None and not report.tls:
-        lines.append(
-            f"Through this hub: https://HUB{machine.hub_prefix}proxy/{report.port}/v1, where this server of yours has "
-            "jupyter-server-proxy and students may access it; their token of the hub goes into MAGISTRAL_NB_HUB_TOKEN."
-        )
+        lines.append(_through_hub(machine.hub_prefix, report.port))
     lines.append(_secrecy(report))
     lines.append("A student types %magistral_connect ADDRESS; the key is asked for, and not shown.")
     return lines
+
+
+def _through_hub(prefix: str, port: int) -> str:
+    """The way that gives most away: jupyter-server-proxy asks for the same access as the terminal and the kernels."""
+    user, _, name = unquote(prefix).partition("/user/")[2].rstrip("/").partition("/")
+    return (
+        f"Where neither is possible, by jupyter-server-proxy: https://HUB{prefix}proxy/{port}/v1. Students then need "
+        "access to your server, and whoever may access your server can run code as you. Their token, in "
+        f"MAGISTRAL_NB_HUB_TOKEN, should have the single scope access:servers!server={user}/{name}; MAGISTRAL_NB_HUB "
+        "is the hub's address."
+    )
 
 
 def _secrecy(report: Report) -> str:
@@ -84,8 +100,8 @@ def _secrecy(report: Report) -> str:
         return "TLS: keys and questions travel encrypted, if students' machines trust the certificate."
     if report.host in _LOOPBACK:
         return (
-            "No TLS, but nothing leaves this machine except through a tunnel, which encrypts, or a hub, which does so "
-            "where its own address begins with https."
+            "No TLS, but nothing leaves this machine except through a tunnel or a hub whose address begins with https: "
+            "both encrypt."
         )
     return (
         "No TLS: whoever listens on this network can read keys, questions and answers. Use --share-cert, a tunnel or "

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from magistral_nb.sharing.share import Share
 
 MOST_OPEN = 16  # requests of one student, with those that wait: a sweep of samples, and no flood
+_PROMPT_SHARE = 0.25  # of a completion's token is what one of a prompt counts: many are computed at once
+_REFUSED = 0.01  # of a minute's tokens, which a request costs that is refused: it took time to read
 _BUSY_SECONDS = 5.0  # after which a student with too many requests may try again
 
 
@@ -32,12 +34,14 @@ class Job:
         turn: its place in the queue; None before it queues.
         place: (place, how many wait), while it waits.
         news: set when the place has changed or the turn has come.
+        is_counted: some of its tokens were charged.
         ended: why it was ended by somebody else than the student.
     """
 
     student: str
     turn: Turn | None = None
     place: tuple[int, int] = (0, 0)
+    is_counted: bool = False
     news: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Future[Refused] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -65,6 +69,8 @@ class Room:
         seats: int,
         usage: Mapping[str, Usage],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        is_held: Callable[[], bool] = lambda: False,
     ) -> None:
         """An empty room.
 
@@ -73,12 +79,13 @@ class Room:
             seats: requests that are answered at once.
             usage: as an earlier proxy has left it; nothing runs or waits any more.
             clock: seconds, never going back.
+            is_held: whether nobody is given a seat now, as the server is about to come back.
         """
         self.share = share
         self.usage = dict(usage)
         for each in self.usage.values():
             each.running = each.waiting = 0
-        self._clock = clock
+        self._clock, self._is_held = clock, is_held
         self._queue = FairQueue(seats=seats, per_student=share.per_student)
         self._buckets: dict[str, Bucket] = {}
         self._open: Counter[str] = Counter()
@@ -126,7 +133,9 @@ class Room:
         try:
             yield job
         except Refused as refused:
-            usage.refused += job.turn is None and refused.status < 500  # noqa: PLR2004 - the student's own fault
+            if job.turn is None and refused.status < 500:  # noqa: PLR2004 - the student's own fault
+                usage.refused += 1
+                self._bucket(student).take(_REFUSED * self.share.tokens_per_minute, self._clock())
             raise
         finally:
             del self._jobs[job]
@@ -143,10 +152,18 @@ class Room:
         job.turn = self._queue.join(job.student, samples)
         self.arrange()
 
+    def queue_again(self, job: Job) -> None:
+        """Let it wait once more, after its turn came to nothing."""
+        if job.turn is not None:
+            self._queue.leave(job.turn)
+            job.turn = self._queue.join(job.student, job.turn.seats)
+            self.arrange()
+
     def arrange(self) -> None:
         """Give free seats away, and tell those who wait where they stand now."""
         now = self._clock()
-        self._queue.admit(now)
+        if not self._is_held():
+            self._queue.admit(now)
         places = {turn: place for place, turn in enumerate(self._queue.order(now), 1)}
         running, waiting = Counter[str](), Counter[str]()
         for job in self._jobs:
@@ -164,12 +181,15 @@ class Room:
         for student, usage in self.usage.items():
             usage.running, usage.waiting = running[student], waiting[student]
 
-    def charge(self, job: Job, completion_tokens: float) -> None:
+    def charge(self, job: Job, completion_tokens: float, prompt_tokens: int) -> None:
         """Count tokens that a student has had, or give back where they are below 0."""
-        now = self._clock()
-        self._bucket(job.student).take(completion_tokens, now)
-        self._queue.charge(job.student, completion_tokens, now)
-        self.usage[job.student].completion_tokens += round(completion_tokens)
+        job.is_counted = True
+        now, tokens = self._clock(), completion_tokens + _PROMPT_SHARE * prompt_tokens
+        self._bucket(job.student).take(tokens, now)
+        self._queue.charge(job.student, tokens, now)
+        usage = self.usage[job.student]
+        usage.completion_tokens += round(completion_tokens)
+        usage.prompt_tokens += prompt_tokens
 
     def end(self, why: Refused, *, but: Container[str] = ()) -> None:
         """End all that is on its way, but for these students."""

@@ -37,7 +37,8 @@ class Share:
         at_once: requests that are answered at once in all; None takes as many as the plan lets vLLM compute.
         per_student: requests of one student that are answered at once.
         max_tokens: completion tokens of one request at most, thinking included.
-        tokens_per_minute: completion tokens of one student, with one minute's worth to begin with.
+        tokens_per_minute: completion tokens of one student, with one minute's worth to begin with; four tokens of a
+            prompt count as one.
         prompt_tokens: of one request at most.
 
     Raises:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # A long prefill keeps a healthy server silent for minutes; it has no queue of its own, since ours is in front of it.
 _TIMEOUT = httpx.Timeout(300.0, connect=5.0, write=30.0, pool=None)
 _DOWN_SECONDS = 10.0  # after which asking again makes sense: most boots take longer, but nobody knows how much
+_DYING_LOOKS, _LOOK_SECONDS = 100, 0.1  # vLLM's HTTP server outlives its engine by some seconds
 _WORDS = {"booting": "is booting", "failed": "is down"}  # of a state's status; others speak for themselves
 _OK, _BAD, _TOO_LARGE, _UNPROCESSABLE = 200, 400, 413, 422
 
@@ -48,6 +49,23 @@ class Upstream:
     def status(self) -> str:
         """In one word."""
         return "down" if self.state is None else str(self.state.status)
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether it boots, or is about to, so that waiting for it makes sense."""
+        return self.state is not None and self.state.seen().status == "booting"
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether it is started again where it ends by itself."""
+        return self.state is not None and self.state.terms.restart == "on-failure"
+
+    async def ended(self) -> None:
+        """Wait until it is known to be down, which takes seconds where only vLLM's engine has died; no longer."""
+        for _ in range(_DYING_LOOKS):
+            if self.state is None or self.state.seen().status != "ready":
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def ready(self) -> ServerState:
         """The state of a server that can be asked.
@@ -80,11 +98,11 @@ class Upstream:
         except httpx.HTTPError as error:
             raise _down("is down" if isinstance(error, httpx.ConnectError) else "broke off") from error
 
-    async def count(self, asked: Asked) -> int | None:
-        """Tokens of the prompt; None where the server does not tell.
+    async def count(self, asked: Asked) -> int:
+        """Tokens of the prompt.
 
         Raises:
-            Refused: it is down, or the prompt makes no sense to it.
+            Refused: the server is down or does not tell, or the prompt makes no sense to it.
         """
         state = self.ready()
         client, endpoint = self._connected(state)
@@ -98,8 +116,8 @@ class Upstream:
             raise _refused(_BAD, reply.content)
         try:
             return int(reply.json()["count"])
-        except (ValueError, KeyError, TypeError):
-            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise _down("could not count the prompt") from error
 
     async def close(self) -> None:
         """Close all connections."""

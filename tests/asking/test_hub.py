@@ -17,14 +17,16 @@ PATH = "/user/ada/proxy/8000/v1"
 @pytest.fixture
 def nowhere(monkeypatch):
     """The environment of a notebook on no hub."""
-    monkeypatch.delenv(client.HUB_VARIABLE, raising=False)
+    for name in (client.HUB_VARIABLE, *client.HUB_ADDRESSES):
+        monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
 
 @pytest.fixture
-def hub(nowhere):
+def hub(nowhere, stand_in):
     """The environment of a notebook on a hub, whose owner has made a token for such servers."""
     nowhere.setenv(client.HUB_VARIABLE, "hub-secret")
+    nowhere.setenv(client.HUB_ADDRESSES[0], stand_in.root)
     return nowhere
 
 
@@ -69,7 +71,37 @@ def test_a_token_that_is_not_enough_says_who_can_help(hub, stand_in, status):
         ask(stand_in.root)
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["http://127.0.0.1:1", "http://127.0.0.1", "https://hub.example", "http://localhost:{port}", "https://127.0.0.1:{port}",
+     "http://127.0.0.1:{port}0", "127.0.0.1:{port}"],
+)  # fmt: skip
+def test_the_token_goes_to_its_own_hub_only(hub, stand_in, address):
+    address = address.format(port=stand_in.root.rpartition(":")[2])
+    hub.setenv(client.HUB_ADDRESSES[0], address)
+    with pytest.raises(
+        errors.Unauthorized, match=r"is not on the hub .*: connect to an address there, or unset"
+    ) as caught:
+        ask(stand_in.root)
+    assert not stand_in.requests
+    assert "hub-secret" not in str(caught.value)
+
+
+def test_a_token_of_an_unknown_hub_goes_nowhere(hub, stand_in):
+    hub.delenv(client.HUB_ADDRESSES[0])
+    with pytest.raises(errors.Unauthorized, match=r"set MAGISTRAL_NB_HUB to the hub's address"):
+        ask(stand_in.root)
+    assert not stand_in.requests
+
+
+def test_a_hub_tells_its_notebooks_where_it_is(hub, stand_in):
+    hub.delenv(client.HUB_ADDRESSES[0])
+    hub.setenv("JUPYTERHUB_PUBLIC_HUB_URL", f"{stand_in.root}/hub/")
+    assert headers(stand_in) == ("token hub-secret", "k-123")
+
+
 def test_the_token_does_not_travel_readable(hub):
+    hub.setenv(client.HUB_ADDRESSES[0], "http://hub.example")
     with pytest.raises(errors.Unauthorized, match=r"would travel readable: connect to its https://") as caught:
         ask("http://hub.example")
     assert "hub-secret" not in str(caught.value)

@@ -21,15 +21,19 @@ import pytest
 from faults.harness import engine_of, running
 from IPython.core.ultratb import VerboseTB
 from serving.machines import MACHINES, vllm
+from sharing.classroom import state_of
 
 import magistral_nb
-from magistral_nb import cli, errors
+from magistral_nb import cli, commands, errors, options
 from magistral_nb.asking.engine_api import EngineApi
 from magistral_nb.errors import PlanRefused
+from magistral_nb.private_file import write_private
 from magistral_nb.serving import registry
 from magistral_nb.serving.catalogue import CATALOGUE
 from magistral_nb.serving.planner import make_plan
 from magistral_nb.serving.wishes import Wishes
+from magistral_nb.sharing import key_ring
+from magistral_nb.sharing.share import Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -182,6 +186,42 @@ def test_wherever_ctrl_c_strikes_a_verbose_traceback_does_not_show_the_key(serve
             places = set(_places(error.__traceback__, key)) - leaks
             if places and key in VerboseTB().text(type(error), error, error.__traceback__):
                 leaks |= places
+    assert leaks == set()
+
+
+KEYS: dict[str, Callable[[Path], Any]] = {
+    "begin": lambda path: key_ring.begin(path, ["ada", "cleo"]),
+    "add": lambda path: key_ring.add(path, ["ada", "dan"]),
+    "revoke": lambda path: key_ring.revoke(path, "ben"),
+    "share": lambda _: commands.share_shown(options.share_options("").parse_args([]), rich=True),
+    "keys": lambda _: commands.share_shown(options.share_options("").parse_args(["--keys"]), rich=True),
+}
+
+
+@pytest.mark.parametrize("verb", KEYS)
+def test_wherever_ctrl_c_strikes_it_does_not_show_a_student_s_key(home, verb, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    state = registry.path_of("default")
+    registry.save(state, state_of("http://127.0.0.1:1/v1", Share(students=("ada", "ben"))))
+    path, known, leaks = key_ring.path_of(state), key_ring.KeyRing({}).with_students(["ada", "ben"]), set[str]()
+    keys = set(known.keys.values())
+
+    def run() -> None:
+        write_private(path, known.to_json())
+        KEYS[verb](path)
+
+    with struck_at(0) as calls:
+        run()
+    for number in range(1, calls[0]):
+        try:
+            with struck_at(number):
+                run()
+        except BaseException as error:  # noqa: BLE001 - whatever it became
+            made = {str(each) for each in key_ring.load(path).keys.values()} if path.exists() else set()
+            places = {place for key in keys | made for place in _places(error.__traceback__, key)} - leaks
+            if places:
+                text = VerboseTB().text(type(error), error, error.__traceback__)
+                leaks |= {place for place in places if any(key in text for key in keys | made)}
     assert leaks == set()
 
 

@@ -37,7 +37,7 @@ def state_of(base_url: str | None, share: Share | None, *, model: str = "stand-i
     plan = Plan(model, f"{model} for tests", ("vllm", "serve"), (), 40960, Sampling(0.7, 0.95), (), "f", Wishes())
     known = {"name": "default", "status": "ready", "system_prompt": "Think first.", "created": 1_750_000_000.0}
     known |= {"api_key": UPSTREAM_KEY, "log_path": "/nowhere.log", "base_url": base_url, "terms": Terms(share=share)}
-    return registry.ServerState(plan=plan, **known | more)
+    return registry.ServerState(**known | {"plan": plan} | more)
 
 
 class Class:

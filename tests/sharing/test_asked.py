@@ -160,6 +160,31 @@ def test_tools_and_schemas_pass():
     assert asked(messages=[USER, called, {"role": "tool", "tool_call_id": "1", "content": "4"}])
 
 
+def nested(depth):
+    """A schema of so many values one in another."""
+    schema = {"type": "integer"}
+    for _ in range((depth - 2) // 2):
+        schema = {"properties": {"x": schema}}
+    return schema
+
+
+def format_of(schema):
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}}
+
+
+def test_a_schema_is_neither_deep_nor_large_and_holds_no_expression_to_be_matched():
+    assert asked(**format_of(nested(16)))
+    assert "16 deep" in refusal(**format_of(nested(18))).message
+    assert "16 deep" in refusal(**format_of(nested(900))).message
+    assert asked(**format_of({"enum": [*range(490)]}))
+    assert "at most 500 values" in refusal(**format_of({"enum": [*range(500)]})).message
+    assert asked(**format_of({"properties": {"pattern": {"type": "string"}}})), "a name like any other"
+    for schema in ({"pattern": "(a+)+"}, {"anyOf": [{"pattern": "a"}]}, {"patternProperties": {"a": {}}}):
+        assert "has a pattern" in refusal(**format_of(schema)).message
+        tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+        assert "has a pattern" in refusal(tools=[tool]).message
+
+
 @pytest.mark.parametrize(
     "field",
     [

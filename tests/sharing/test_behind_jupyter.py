@@ -13,7 +13,7 @@ from classroom import QUESTION, ProxyProcess, until
 from stand_in import content, deltas, done, finish, hang, reasoning, role, usage
 
 import magistral_nb
-from magistral_nb.asking.client import HUB_VARIABLE
+from magistral_nb.asking.client import HUB_ADDRESSES, HUB_VARIABLE
 from magistral_nb.serving.launch import free_port
 
 pytestmark = pytest.mark.engine
@@ -111,6 +111,7 @@ def test_the_key_can_be_the_bearer_where_jupyter_takes_its_token_elsewhere(room,
 
 def test_our_own_client_gets_there_with_the_hubs_token_in_the_environment(room, url, monkeypatch):
     monkeypatch.setenv(HUB_VARIABLE, TOKEN)
+    monkeypatch.setenv(HUB_ADDRESSES[0], url)
     server = magistral_nb.connect(f"{url}/v1", api_key=room.keys["ada"])
     assert server.endpoint.system_prompt == "Think first."
     room.vllm.enqueue(deltas(SLOW, delay=0.1))

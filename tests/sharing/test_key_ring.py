@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pydoc
 import stat
 import threading
 
@@ -38,6 +39,16 @@ def test_who_has_a_key_keeps_it(path):
     assert key_ring.load(path).keys == ring.keys
 
 
+def test_a_new_class_keeps_the_keys_of_those_who_are_named_and_of_nobody_else(path):
+    before = key_ring.add(path, ["ada", "ben", "cleo"]).keys
+    key_ring.revoke(path, "ben")
+    after = key_ring.begin(path, ["dan", "ben", "ada"]).keys
+    assert list(after) == ["dan", "ben", "ada"]
+    assert after["ada"] == before["ada"]
+    assert after["ben"] != before["ben"], "named again: with a new one"
+    assert key_ring.load(path).keys == after
+
+
 def test_a_revoked_key_is_gone_and_a_new_one_is_another(path):
     before = key_ring.add(path, ["ada", "ben"]).keys["ada"]
     key_ring.revoke(path, "ada")
@@ -55,6 +66,15 @@ def test_the_file_is_this_users_alone(path):
 
 def test_keys_are_in_no_repr():
     assert "secret" not in repr(KeyRing({"ada": "secret"}))
+
+
+def test_keys_are_in_no_repr_of_what_holds_them(path):
+    ring = key_ring.add(path, ["ada"])
+    text = path.read_text()
+    key = json.loads(text)["keys"]["ada"]
+    assert ring.keys["ada"] == key
+    shown = [pydoc.text.repr(each) for each in (ring.keys, [*ring.keys.items()], text, key_ring.load(path).keys)]
+    assert not [each for each in shown if key in each or key[-8:] in each or key[:8] in each]
 
 
 def test_two_who_add_at_once_lose_nobody(path):

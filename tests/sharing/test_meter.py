@@ -69,6 +69,8 @@ def test_what_is_no_part_of_an_answer_stays_behind(piece):
     assert meter.completion_tokens == 0
 
 
-def test_an_error_of_the_servers_goes_on():
-    piece = event({"error": {"message": "out of memory", "code": 500}})
-    assert fed([piece])[1] == piece
+def test_what_the_server_says_of_a_request_goes_on_and_what_it_says_of_itself_does_not():
+    piece = event({"error": {"message": "too long", "code": 400}})
+    assert fed([piece, done()])[1] == piece + done()
+    meter, passed = fed([event({"error": {"message": "out of memory", "code": 500}}), done()])
+    assert (meter.has_failed, meter.is_done, passed) == (True, True, b"")

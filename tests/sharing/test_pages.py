@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import json
 import socket
 import time
 
 import pytest
-from classroom import QUESTION, UPSTREAM_KEY, error_of, events_of
+from classroom import QUESTION, UPSTREAM_KEY, error_of, events_of, until
 from stand_in import answer, content, deltas, done, finish, reasoning, refuse, role, usage
 
+from magistral_nb.serving import registry
+from magistral_nb.serving.wishes import Wishes
 from magistral_nb.sharing import app
 from magistral_nb.sharing.bucket import Bucket
+from magistral_nb.sharing.room import Job
 
 GOOD = [
     role([1, 2, 3]),
@@ -207,12 +212,52 @@ def test_wrong_keys_take_their_time_and_are_limited_while_right_ones_pass(room, 
         assert client.get("/state").status_code == 401, "no key is no guess"
 
 
-def test_a_request_that_is_too_large_is_refused(room, ada, monkeypatch):
-    monkeypatch.setattr(app, "_MOST_BYTES", 1000)
-    reply = room.ask(ada, stop="x" * 2000)
-    assert reply.status_code == 413
-    assert "shorten it" in error_of(reply)["message"]
+def refused(room, student, body: str):
+    """What is said of it, and that nobody else heard of it."""
+    with room.client(student) as client:
+        reply = client.post("/v1/chat/completions", content=body)
     assert not room.vllm.requests
+    return reply.status_code, error_of(reply)["message"]
+
+
+def test_a_request_has_room_for_its_prompt_and_no_more(room, ada):
+    large = json.dumps({"messages": QUESTION, "stop": "x" * (16 * 8192 + 65536)})
+    assert refused(room, ada, large) == (413, "The request is larger than 196 kB: shorten it.")
+
+
+def test_where_images_are_taken_a_request_has_room_for_some_and_for_no_more_values(room, ada):
+    plan = registry.read(room.path).plan
+    room.write(plan=dataclasses.replace(plan, wishes=Wishes(images=True)))
+    try:
+        image = json.dumps({"messages": QUESTION, "stop": "x" * 1_000_000})
+        assert refused(room, ada, image)[0] == 400, "read, though it makes no sense"
+        values = f'{{"messages": [{",".join(["{}"] * 1_000_000)}]}}'
+        assert refused(room, ada, values) == (413, "The request holds far more values than a prompt has: shorten it.")
+        assert refused(room, ada, "x" * 8_400_000) == (413, "The request is larger than 8,388 kB: shorten it.")
+    finally:
+        room.write()
+
+
+def test_of_a_request_that_is_refused_nothing_stays(room, ada):
+    """Without the collector: what only that frees, stays for minutes in a process that does little else."""
+    gc.collect()
+    gc.disable()
+    try:
+        refused(room, ada, json.dumps({"messages": [{"made_up": 1}] * 100}))
+        refused(room, ada, json.dumps({"messages": QUESTION, "n": 2, "stop": [""]}))
+        room.vllm.enqueue(refuse(400, "too hot"))
+        room.ask(ada)
+        until(lambda: not room.room._open)
+        assert not [each for each in gc.get_objects() if isinstance(each, Job)]
+    finally:
+        gc.enable()
+
+
+def test_what_is_refused_costs_a_hundredth_of_a_minute(room, ada):
+    with room.client(ada) as client:
+        for _ in range(10):
+            assert client.post("/v1/chat/completions", content="{}").status_code == 400
+        assert 5400 <= client.get("/state").json()["you"]["tokens_left_this_minute"] <= 5500
 
 
 def test_a_request_that_never_arrives_is_given_up(room, ada, monkeypatch):

@@ -133,9 +133,26 @@ def test_how_students_get_there():
     assert "https://10.0.0.5:8443/v1" in said("0.0.0.0", tls=True)
     assert "travel encrypted" in said("0.0.0.0", tls=True)
     assert "http://[fd00::5]:8443/v1" in said("fd00::5")
-    hub = said("127.0.0.1", machine=Machine("10.0.0.5", "ada@gpu", "/user/ada/"))
-    assert "https://HUB/user/ada/proxy/8443/v1" in hub
-    assert all("%magistral_connect ADDRESS" in each for each in (here, network, hub))
+    assert all("%magistral_connect ADDRESS" in each for each in (here, network))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "server"), [("/user/ada/", "ada/"), ("/base/user/ada/lab-2/", "ada/lab-2"), ("/user/a%40b.c/", "a@b.c/")]
+)
+def test_on_a_hub_the_address_comes_first_that_gives_nobody_the_teacher_s_own_server(prefix, server):
+    machine = Machine("10.0.0.5", "ada@gpu", prefix)
+    for host, first in (
+        ("127.0.0.1", "http://127.0.0.1:8443/v1, for all of its users"),
+        ("0.0.0.0", "//10.0.0.5:8443"),
+    ):
+        lines = said(host, machine=machine).splitlines()
+        assert first in lines[0]
+        [last] = [line for line in lines if f"https://HUB{prefix}proxy/8443/v1" in line]
+        assert last != lines[0]
+        assert "whoever may access your server can run code as you" in last
+        assert f"the single scope access:servers!server={server};" in last
+    assert "ssh" not in said("127.0.0.1", machine=machine)
+    assert "--share-host 0.0.0.0" in said("127.0.0.1", machine=machine)
 
 
 def test_this_machine_is_known(monkeypatch):
@@ -174,16 +191,29 @@ def shared(home):
     return ring
 
 
-def test_the_magic_shows_the_class_and_keys_only_when_asked(shared, shell, capsys):
+def keys_in(text):
+    """Names and keys, as they stand in lines between two that say what they are."""
+    return dict(line.split() for line in text.splitlines()[1:-1])
+
+
+def test_the_magic_shows_the_class_and_writes_keys_into_a_file_that_is_the_teacher_s_alone(
+    shared, shell, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     assert shell.run_cell("%magistral_share").success
     shown = capsys.readouterr().out
     assert "4,000" in shown
     assert "ssh -N -L 8443" in shown
+    for words, name in (([], "default-keys.txt"), ([str(tmp_path / "mine")], "mine")):
+        share_shown(options.share_options("%magistral_share").parse_args(["--keys", *words]), rich=True)
+        path = tmp_path / name
+        shown += capsys.readouterr().out
+        assert str(path) in shown
+        assert keys_in(path.read_text()) == shared.keys
+        assert path.stat().st_mode & 0o077 == 0
     assert not any(key in shown for key in shared.keys.values())
-    share_shown(options.share_options("%magistral_share").parse_args(["--keys"]), rich=True)
-    warning, *lines = capsys.readouterr().out.splitlines()
-    assert "saved with the notebook" in warning
-    assert [line.split() for line in lines] == [list(each) for each in shared.keys.items()]
+    with pytest.raises(errors.MagistralError, match=r"cannot be written .*: add --keys FILE"):
+        share_shown(options.share_options("").parse_args(["--keys", "no/such/folder"]), rich=True)
 
 
 def test_keys_are_given_and_taken_away(shared, shell, capsys):
@@ -200,8 +230,7 @@ def test_the_command_shows_the_same(shared, capsys):
     from magistral_nb import cli
 
     assert cli.main(["share", "--keys"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in lines] == [list(each) for each in shared.keys.items()]
+    assert keys_in(capsys.readouterr().out) == shared.keys
     assert cli.main(["share"]) == 0
     assert "%magistral_connect ADDRESS" in capsys.readouterr().out, "what students type in a notebook"
 

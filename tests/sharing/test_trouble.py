@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 
 import httpx
 import pytest
 from classroom import QUESTION, UPSTREAM_KEY, Stream, error_of, until
-from magistral_nb.sharing.private_file import write_private
-from stand_in import StandIn, content, deltas, done, finish, hang, reasoning, refuse, role, silence, usage
+from stand_in import (
+    StandIn,
+    answer,
+    content,
+    deltas,
+    done,
+    event,
+    finish,
+    hang,
+    reasoning,
+    refuse,
+    role,
+    silence,
+    usage,
+)
 
+from magistral_nb.private_file import write_private
+from magistral_nb.processes import Process
+from magistral_nb.serving.terms import Terms
 from magistral_nb.sharing import key_ring, reply as reply_module, upstream
+from magistral_nb.sharing.share import Share
 
 SHARE = {"at_once": 1, "per_student": 1}
 SHORT = [role([1, 2, 3]), reasoning("Hm.", [5, 6]), content("4", [7]), finish("stop"), usage(3, 4, 2), done()]
+WHOLE = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}
 
 
 @pytest.mark.parametrize(
@@ -107,11 +127,78 @@ def test_a_server_that_goes_while_some_wait_tells_them_at_their_turn(room, ada, 
     room.vllm.enqueue(hang())
     with Stream(room, ada) as first, Stream(room, ben) as second:
         second.line()
-        room.write(status="booting")
+        room.write(status="failed")
         first.close()
         told = error_of(second.rest())
     room.write()
-    assert (told["code"], "is booting" in told["message"]) == (503, True)
+    assert (told["code"], "is down" in told["message"]) == (503, True)
+
+
+ME = Process.of(os.getpid())
+AGAIN = Terms(share=Share(**SHARE), restart="on-failure")
+
+
+@pytest.fixture
+def kept(room, monkeypatch):
+    """The server has a supervisor, which starts it again where it ends."""
+    monkeypatch.setattr(upstream, "_LOOK_SECONDS", 0.01)
+    room.write(terms=AGAIN, supervisor=ME, engine=ME)
+    yield room
+    room.write()
+
+
+def test_while_the_server_is_started_again_whoever_waits_goes_on_waiting(kept, ada, ben):
+    kept.vllm.enqueue(hang(), deltas(SHORT))
+    with Stream(kept, ada) as first, Stream(kept, ben) as second:
+        assert second.line() == ": magistral_nb queue 1 of 1"
+        kept.write(terms=AGAIN, status="booting", supervisor=ME, base_url=None)
+        first.close()
+        until(lambda: kept.room.running == 0)
+        assert len(kept.vllm.requests) == 1
+        cleo = kept.ask(next(kept.names))
+        assert (cleo.status_code, "is booting" in error_of(cleo)["message"]) == (503, True), "who comes now is told"
+        kept.write(terms=AGAIN, supervisor=ME, engine=ME)
+        assert second.rest().endswith("data: [DONE]")
+
+
+def test_a_supervisor_that_dies_meanwhile_leaves_nobody_waiting(kept, ada, ben):
+    kept.vllm.enqueue(hang())
+    with Stream(kept, ada) as first, Stream(kept, ben) as second:
+        second.line()
+        kept.write(terms=AGAIN, status="booting", supervisor=Process(2**22 + 1, 0.0), base_url=None)
+        first.close()
+        assert error_of(second.rest())["code"] == 503
+
+
+DEAD = event({"error": {"message": "EngineCore encountered an issue.", "type": "InternalServerError", "code": 500}})
+
+
+@pytest.mark.parametrize(
+    ("ending", "streams"),
+    [
+        (deltas([], ending="die"), True),
+        (deltas([], ending="die"), False),
+        (refuse(500, "EngineCore"), True),
+        (refuse(500, "EngineCore"), False),
+        (deltas([DEAD, done()]), True),
+        (deltas([]), True),
+    ],
+)
+def test_a_question_without_a_token_is_asked_once_more_where_the_server_comes_back(kept, ada, ending, streams):
+    kept.vllm.enqueue(ending, deltas(SHORT) if streams else answer(WHOLE))
+    replies = []
+    thread = threading.Thread(target=lambda: replies.append(kept.ask(ada, stream=streams)))
+    thread.start()
+    kept.vllm.wait_for(1)
+    time.sleep(0.05)
+    kept.write(terms=AGAIN, status="booting", supervisor=ME, base_url=None)
+    time.sleep(0.05)
+    kept.write(terms=AGAIN, supervisor=ME, engine=ME)
+    thread.join()
+    assert replies[0].status_code == 200
+    assert "error" not in replies[0].text
+    assert len(kept.vllm.requests) == 2
+    assert kept.room.usage[ada].requests == 1
 
 
 def test_a_revoked_key_ends_what_runs_and_what_waits_with_it(room, ada, ben):

@@ -9,7 +9,7 @@ import time
 import httpx
 import pytest
 from classroom import QUESTION, Stream, error_of, until
-from stand_in import answer, content, deltas, done, finish, hang, reasoning, refuse, role, usage
+from stand_in import answer, content, deltas, done, finish, hang, reasoning, refuse, role, silence, usage
 
 from magistral_nb.sharing import app
 from magistral_nb.sharing.room import MOST_OPEN
@@ -134,7 +134,7 @@ def test_tokens_a_minute_are_limited(room, ada, ben):
     with room.client(ada) as client:
         for left in (250, 0):
             room.ask(ada)
-            assert left <= client.get("/state").json()["you"]["tokens_left_this_minute"] <= left + 100
+            assert left - 1 <= client.get("/state").json()["you"]["tokens_left_this_minute"] <= left + 100
     reply = room.ask(ada)
     assert reply.status_code == 429
     assert error_of(reply)["message"].startswith("You have used up your 600 tokens a minute: ask again in ")
@@ -143,6 +143,30 @@ def test_tokens_a_minute_are_limited(room, ada, ben):
     room.vllm.enqueue(deltas(SHORT))
     assert room.ask(ben).status_code == 200, "another student's tokens are another's"
     assert room.room.usage[ada].refused == 1
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_four_tokens_of_a_prompt_count_as_one_of_a_completion(room, ada, streams):
+    """Or a thousand prompts of the largest size would be free, if only a token was answered to each."""
+    whole = answer({"choices": [], "usage": {"prompt_tokens": 1200, "completion_tokens": 1}})
+    streamed = deltas([role(list(range(1200))), content("4", [7]), finish(), usage(1200, 1, 0), done()])
+    room.vllm.enqueue(streamed if streams else whole)
+    room.ask(ada, stream=streams)
+    used = room.room.usage[ada]
+    assert (used.prompt_tokens, used.completion_tokens) == (1200, 1)
+    with room.client(ada) as client:
+        assert 298 <= client.get("/state").json()["you"]["tokens_left_this_minute"] <= 330
+    assert room.room._queue.had(ada, time.monotonic()) == pytest.approx(302, abs=1), "and behind others in the queue"
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_a_prompt_that_nobody_has_counted_counts_by_its_bytes(room, ada, streams):
+    room.vllm.enqueue(silence())
+    body = {"messages": [{"role": "user", "content": "x" * 600}], "stream": streams}
+    with room.client(ada) as client, pytest.raises(httpx.TimeoutException):
+        client.post("/v1/chat/completions", json=body, timeout=0.1)
+    until(lambda: room.room.running == 0)
+    assert 150 <= room.room.usage[ada].prompt_tokens <= 200
 
 
 def test_what_was_streamed_until_a_student_went_counts(room, ada):
@@ -182,13 +206,15 @@ def test_a_prompt_that_may_fill_the_context_is_counted_and_the_rest_is_left_to_t
     assert error_of(reply)["message"] == "The prompt has 1,500 tokens, and may have 1,499 here: shorten it."
 
 
-def test_where_nothing_counts_the_server_itself_decides(room, ada):
-    room.vllm.pages["/tokenize"] = refuse(404, "Not Found")
+@pytest.mark.parametrize("says", [refuse(404, "Not Found"), refuse(500, "no"), answer({"tokens": []}), answer(5)])
+def test_a_prompt_that_could_not_be_counted_is_refused_since_it_may_be_of_any_length(room, ada, says):
+    room.vllm.pages["/tokenize"] = says
     try:
-        room.vllm.enqueue(deltas(SHORT))
-        assert room.ask(ada, messages=[{"role": "user", "content": "word " * 1450}]).status_code == 200
+        reply = room.ask(ada, messages=[{"role": "user", "content": "word " * 1450}])
     finally:
         del room.vllm.pages["/tokenize"]
+    assert (reply.status_code, "could not count the prompt" in error_of(reply)["message"]) == (503, True)
+    assert not room.vllm.requests
 
 
 def test_small_replies_are_sent_at_once(room, ada):

@@ -68,13 +68,15 @@ def last_failure() -> Iterator[Line]:
 
 
 def keys() -> set[str]:
-    """The keys of all servers, those of state files that cannot be read any more included."""
+    """The keys of all servers and students, those of files that cannot be read any more included."""
     found = set()
     with contextlib.suppress(Exception):
         found |= {server.api_key or "" for server in servers()}
     with contextlib.suppress(Exception):
         for path in paths.servers().glob("*.json"):
             found |= set(re.findall(r'"api_key":\s*"([^"]+)"', path.read_text(encoding="utf-8", errors="replace")))
+        for path in paths.servers().glob("*.keys"):
+            found |= set(re.findall(r'"([\w-]{43})"', path.read_text(encoding="utf-8", errors="replace")))
     return found
 
 
