@@ -34,7 +34,7 @@ class Share:
         port: None finds a free one, and keeps it over a restart.
         cert: file of the TLS certificate (PEM); None serves without TLS.
         certkey: file of the certificate's key; None where the certificate's own file holds it.
-        at_once: requests that are answered at once in all; None takes as many as the plan lets vLLM compute.
+        at_once: requests that are answered at once in all; None takes as many as vLLM has memory for.
         per_student: requests of one student that are answered at once.
         max_tokens: completion tokens of one request at most, thinking included.
         tokens_per_minute: completion tokens of one student, with one minute's worth to begin with; four tokens of a
@@ -125,15 +125,29 @@ class Share:
         """Whether what goes over the network is encrypted."""
         return self.cert is not None
 
-    def seats(self, argv: Sequence[str]) -> int:
-        """Requests that are answered at once, of a vLLM with this command line.
+    def seats(self, argv: Sequence[str], *, context: int, kv_tokens: int | None) -> int:
+        """Requests that are answered at once.
+
+        As many as the largest that this share allows find room in the KV cache together: more would be put back by
+        vLLM in the middle of an answer, and computed again.
+
+        Args:
+            argv: of the vLLM.
+            context: in tokens, which no request exceeds.
+            kv_tokens: that its KV cache holds; None does not know yet.
 
         Example:
-            >>> Share().seats(["vllm", "serve", "--max-num-seqs", "64"]), Share(at_once=4).seats(["vllm"])
-            (64, 4)
+            >>> argv = ["vllm", "serve", "--max-num-seqs", "64"]
+            >>> [Share(at_once=each).seats(argv, context=40_960, kv_tokens=593_488) for each in (None, 4)]
+            [36, 4]
         """
+        if self.at_once is not None:
+            return self.at_once
         planned = last_value(argv, "--max-num-seqs") or ""
-        return self.at_once or (int(planned) if planned.isdecimal() and int(planned) else _SEATS)
+        seats = int(planned) if planned.isdecimal() and int(planned) else _SEATS
+        if kv_tokens is None:
+            return seats
+        return max(1, min(seats, kv_tokens // min(self.prompt_tokens + self.max_tokens, context)))
 
 
 def students_of(text: str) -> tuple[str, ...]:
