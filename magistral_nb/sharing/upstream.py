@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from magistral_nb.asking.endpoint import UNIX, Endpoint
+from magistral_nb.asking.endpoint import Endpoint
 from magistral_nb.asking.wire import error_text
 from magistral_nb.serving import registry
 from magistral_nb.sharing.refused import Refused
@@ -148,9 +148,9 @@ class Upstream:
                 task = asyncio.create_task(self._client.aclose())  # what still runs there is lost anyway
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
-            uds = base_url.removeprefix(UNIX) if base_url.startswith(UNIX) else None
-            transport = httpx.AsyncHTTPTransport(uds=uds, limits=httpx.Limits(max_connections=None))
-            self._client = httpx.AsyncClient(transport=transport, timeout=_TIMEOUT, trust_env=False)
+            self._client = httpx.AsyncClient(
+                limits=httpx.Limits(max_connections=None), timeout=_TIMEOUT, trust_env=False
+            )
             self._base_url = base_url
         return self._client, Endpoint(base_url, state.plan.model)
 

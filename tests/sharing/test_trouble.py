@@ -77,16 +77,6 @@ def test_a_server_that_is_gone_is_told_and_found_again_where_it_comes_back(room,
     assert room.ask(ada).status_code == 200
 
 
-def test_a_server_on_a_unix_socket_is_reached(room, ada, tmp_path):
-    with StandIn(key=UPSTREAM_KEY, unix=str(tmp_path / "vllm.sock")) as other:
-        room.write(base_url=other.url)
-        try:
-            other.enqueue(deltas(SHORT))
-            assert room.ask(ada).text.endswith("data: [DONE]\n\n")
-        finally:
-            room.write()
-
-
 def test_a_server_that_dies_in_mid_stream_ends_it_with_an_error(room, ada):
     room.vllm.enqueue(deltas([role([1]), reasoning("Hm", [5])], ending="die"))
     reply = room.ask(ada)
@@ -138,7 +128,7 @@ def test_a_server_that_goes_while_some_wait_tells_them_at_their_turn(room, ada, 
 
 
 ME = Process.of(os.getpid())
-AGAIN = Terms(share=Share(**SHARE), restart="on-failure")
+AGAIN = Terms(share=Share(students=("ada",), **SHARE), restart="on-failure")
 
 
 @pytest.fixture
@@ -169,7 +159,7 @@ def test_while_the_server_is_started_again_whoever_waits_goes_on_waiting(kept, a
 )
 def test_there_are_as_many_seats_as_have_room_in_the_engine_s_memory(room, monkeypatch, blocks, engine, seats):
     monkeypatch.setattr(proxy, "_REPORT_SECONDS", 0.05)
-    share = Share(max_tokens=1000, prompt_tokens=1000)
+    share = Share(students=("ada",), max_tokens=1000, prompt_tokens=1000)
     plan = dataclasses.replace(registry.read(room.path).plan, argv=("vllm", "serve", "--max-num-seqs", "64"))
     page = f'vllm:cache_config_info{{block_size="16",engine="0",num_gpu_blocks="{blocks}"}} 1.0\n'
     monkeypatch.setitem(room.vllm.pages, "/metrics", Reply(chunks=(page.encode(),)))
