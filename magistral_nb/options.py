@@ -161,7 +161,12 @@ def serve_options(prog: str) -> Parser:
     add("--share-port", type=port, metavar="N", help="for the class; a free one is found, and kept, otherwise")
     add("--share-cert", metavar="FILE", help="TLS certificate; without it the network can read keys and questions")
     add("--share-certkey", metavar="FILE", help="the certificate's key, where it has a file of its own")
-    add("--share-at-once", type=count, metavar="N", help="requests answered at once; what the plan computes otherwise")
+    add(
+        "--share-at-once",
+        type=count,
+        metavar="N",
+        help="requests answered at once; as many as have room in memory otherwise",
+    )
     add("--share-per-student", type=count, metavar="N", help="of these, one student's; 2 otherwise")
     add("--share-max-tokens", type=tokens, metavar="N", help="completion tokens of a request; 8,192 otherwise")
     add(

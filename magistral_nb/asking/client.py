@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from magistral_nb.asking.endpoint import UNIX
+from magistral_nb.asking.endpoint import LOOPBACK, UNIX
 from magistral_nb.asking.wire import error_text
 from magistral_nb.errors import Rejected, Unauthorized, Unreachable
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from magistral_nb.asking.endpoint import Endpoint, Limits
     from magistral_nb.errors import AskFailed
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LONGEST_PAUSE = 60.0  # seconds; who wants us to wait longer is given up on
 _FIRST_PAUSE = 0.5  # seconds; each further pause is twice as long
 _UNREACHED_TRIES = 2
@@ -143,7 +142,7 @@ def _origin(address: str) -> tuple[str, str | None, int | None]:
 
 
 def _is_local(endpoint: Endpoint) -> bool:
-    return urlsplit(endpoint.base_url).hostname in _LOOPBACK
+    return urlsplit(endpoint.base_url).hostname in LOOPBACK
 
 
 def _signed(endpoint: Endpoint) -> Callable[[Any], Any]:

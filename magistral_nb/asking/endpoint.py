@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 UNIX = "unix:"  # begins the address of a server that listens on a Unix socket
+LOOPBACK = ("127.0.0.1", "localhost", "::1")  # this machine, as addresses name it
 
 _THINK_PARTS = re.compile(r"\[THINK\](.*?)\[/THINK\]", re.DOTALL)
 

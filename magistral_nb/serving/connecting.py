@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from magistral_nb.asking.endpoint import SHARED, UNIX, Endpoint, Limits, Sampling
+from magistral_nb.asking.endpoint import LOOPBACK, SHARED, UNIX, Endpoint, Limits, Sampling
 from magistral_nb.errors import InvalidOption, NameTaken, UnknownModel
 from magistral_nb.serving import catalogue, checkpoint, registry
 from magistral_nb.serving.server import Server, adopt
@@ -188,6 +188,9 @@ def _survey(endpoint: Endpoint, found: Found, trial: Trial, why_prompt: str) -> 
     ]
     if endpoint.reasoning_effort is not None:
         rows.insert(3, ("reasoning effort", endpoint.reasoning_effort, "without it this API does not think"))
+    parts = urlsplit(endpoint.base_url)
+    if endpoint.api_key is not None and parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        rows.append(("secrecy", "not encrypted", "whoever listens on the network reads key and questions"))
     kind = found.kind if found.version is None else f"{found.kind} {found.version}"
     return Survey(f"{kind} at {endpoint.base_url}", tuple(rows))
 

@@ -48,11 +48,22 @@ class FairQueue:
             seats: requests that are answered at once.
             per_student: of these, one student's at most.
         """
-        self.seats, self.per_student = seats, min(per_student, seats)
+        self.seats, self._per_student = seats, per_student
         self._waiting: dict[Turn, None] = {}  # in the order of their arrival
         self._taken: Counter[str] = Counter()  # seats, by student
         self._had: dict[str, tuple[float, float]] = {}  # tokens, and when they were counted
         self._arrivals = 0
+
+    @property
+    def per_student(self) -> int:
+        """Of these seats, one student's at most."""
+        return min(self._per_student, self.seats)
+
+    def resize(self, seats: int) -> None:
+        """Have another number of seats; who sits, stays, and who waits for more than there are is content with all."""
+        self.seats = seats
+        for turn in self._waiting:
+            turn.seats = min(turn.seats, self.per_student)
 
     @property
     def running(self) -> int:
@@ -69,10 +80,10 @@ class FairQueue:
 
         Args:
             student: who asks.
-            seats: at most `per_student`, or the turn never comes.
+            seats: that are needed; nobody gets more than `per_student`.
         """
         self._arrivals += 1
-        turn = Turn(student, seats, self._arrivals)
+        turn = Turn(student, min(seats, self.per_student), self._arrivals)
         self._waiting[turn] = None
         return turn
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 _TICK_SECONDS = 0.5  # after which a revoked key's streams have ended
 _REPORT_SECONDS = 2.0  # between two reports
+_METRICS_SECONDS = 5.0  # for a page that is made in milliseconds; no key is revoked meanwhile
 _GRACE_SECONDS = 2  # for running streams to end, once told
 _LARGEST_HEAD = 16_384  # bytes of a request's head
 
@@ -64,7 +65,7 @@ class Proxy:
         self._keys = Watched(key_ring.path_of(path), _readable)
         self._room = Room(
             share,
-            share.seats(state.plan.argv),
+            share.seats(state.plan.argv, context=state.plan.context, kv_tokens=None),
             before.students if before else {},
             is_held=lambda: self._upstream.is_coming,
         )
@@ -74,6 +75,7 @@ class Proxy:
         me = Process.of(os.getpid())
         self._about = Report(me, share.host, port, share.has_tls, self._room.seats)
         self._told: Report | None = None
+        self._fitted: Process | None = None  # the engine by whose memory the seats were counted
 
     async def run(self) -> None:
         """Serve until told to end."""
@@ -100,15 +102,30 @@ class Proxy:
                 self._room.end(Refused(503, "The teacher's server is ending: ask again in a while."))
             if (ring := self._keys.now) is not None:
                 self._room.end(Refused(401, "This key was revoked: ask your teacher."), but=ring.keys)
+            await self._fit_seats()
             self._room.arrange()  # what the streams have had meanwhile changes who is next
             if time.monotonic() >= due:
                 due = time.monotonic() + _REPORT_SECONDS
                 await self._report()
             await asyncio.sleep(_TICK_SECONDS)
 
+    async def _fit_seats(self) -> None:
+        """Have as many seats as the server's memory holds, once for each engine: no file says it before it runs."""
+        state = self._upstream.state
+        share = None if state is None else state.terms.share
+        if state is None or share is None or state.status != "ready" or state.engine in (None, self._fitted):
+            return
+        with contextlib.suppress(Refused, TimeoutError):
+            async with asyncio.timeout(_METRICS_SECONDS):
+                kv_tokens = await self._upstream.kv_tokens()
+            context = state.context or state.plan.context
+            self._room.resize(share.seats(state.plan.argv, context=context, kv_tokens=kv_tokens))
+            self._fitted = state.engine
+
     async def _report(self) -> None:
         """Write the report, where it says anything new."""
-        report = dataclasses.replace(self._about, students=copy.deepcopy(self._room.usage))
+        students = copy.deepcopy(self._room.usage)
+        report = dataclasses.replace(self._about, seats=self._room.seats, students=students)
         if report != self._told:
             self._told = report
             with contextlib.suppress(OSError):  # a full disk loses counts, and no answer

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from magistral_nb.asking.endpoint import LOOPBACK
+
 if TYPE_CHECKING:
     from magistral_nb.sharing.usage import Report
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _ANY = ("0.0.0.0", "::")  # noqa: S104 - compared with
 _ELSEWHERE = ("192.0.2.1", 9)  # an address that documentation may use (RFC 5737); nothing is sent there
 
@@ -61,7 +62,7 @@ def ways(report: Report, machine: Machine) -> list[str]:
     scheme = "https" if report.tls else "http"
     loopback = "[::1]" if report.host == "::1" else "127.0.0.1"
     local = f"{scheme}://{loopback}:{report.port}/v1"
-    is_near, is_on_hub = report.host in _LOOPBACK, machine.hub_prefix is not None
+    is_near, is_on_hub = report.host in LOOPBACK, machine.hub_prefix is not None
     lines = []
     if is_near and is_on_hub:
         lines.append(f"On a hub that is this one machine: {local}, for all of its users.")
@@ -98,7 +99,7 @@ def _through_hub(prefix: str, port: int) -> str:
 def _secrecy(report: Report) -> str:
     if report.tls:
         return "TLS: keys and questions travel encrypted, if students' machines trust the certificate."
-    if report.host in _LOOPBACK:
+    if report.host in LOOPBACK:
         return (
             "No TLS, but nothing leaves this machine except through a tunnel or a hub whose address begins with https: "
             "both encrypt."

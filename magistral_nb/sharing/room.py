@@ -96,6 +96,11 @@ class Room:
         """Requests that are answered at once."""
         return self._queue.seats
 
+    def resize(self, seats: int) -> None:
+        """Have another number of seats, as the server tells what it has room for."""
+        self._queue.resize(seats)
+        self.arrange()
+
     @property
     def running(self) -> int:
         """Seats that are taken."""

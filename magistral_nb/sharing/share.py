@@ -12,7 +12,7 @@ from magistral_nb.serving.plan import last_value
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 CLASS_SIZE = 30  # students where nobody says how many
 
@@ -29,12 +29,12 @@ class Share:
     at 45 tokens a second.
 
     Attributes:
-        students: who gets a key when sharing begins.
+        students: names, to each of which a key belongs.
         host: address to listen on; 127.0.0.1 is for hubs and tunnels, 0.0.0.0 for the same network.
         port: None finds a free one, and keeps it over a restart.
-        cert: file of the TLS certificate (PEM); None serves without TLS.
-        certkey: file of the certificate's key; None where the certificate's own file holds it.
-        at_once: requests that are answered at once in all; None takes as many as the plan lets vLLM compute.
+        cert: file of the TLS certificate (PEM), absolute in the end; None serves without TLS.
+        certkey: file of the certificate's key, likewise; None where the certificate's own file holds it.
+        at_once: requests that are answered at once in all; None takes as many as vLLM has memory for.
         per_student: requests of one student that are answered at once.
         max_tokens: completion tokens of one request at most, thinking included.
         tokens_per_minute: completion tokens of one student, with one minute's worth to begin with; four tokens of a
@@ -42,14 +42,15 @@ class Share:
         prompt_tokens: of one request at most.
 
     Raises:
-        InvalidOption: a number is not above 0, or a key stands there without its certificate.
+        InvalidOption: a number is not above 0, a name cannot be one or stands there twice, there is none, or a key
+            stands there without its certificate.
 
     Example:
         >>> Share(students=("ada", "ben"), host="0.0.0.0").has_tls
         False
     """
 
-    students: tuple[str, ...] = ()
+    students: tuple[str, ...]
     host: str = "127.0.0.1"
     port: int | None = None
     cert: str | None = None
@@ -68,6 +69,10 @@ class Share:
                 raise InvalidOption(f"{_option(name)} is {value}, but it is a number above 0.")
         if self.certkey is not None and self.cert is None:
             raise InvalidOption("--share-certkey belongs to a certificate: add --share-cert FILE.")
+        object.__setattr__(self, "students", _checked(self.students))
+        for name in ("cert", "certkey"):
+            if (file := getattr(self, name)) is not None:  # the proxy has another working folder
+                object.__setattr__(self, name, str(Path(file).expanduser().absolute()))
 
     @staticmethod
     def from_dict(raw: dict[str, Any]) -> Share:
@@ -99,9 +104,6 @@ class Share:
                 f"--share {chosen.share}: is that the model? Then write it before --share. A single student is written "
                 f"--share {chosen.share}, with the comma."
             )
-        for name in ("cert", "certkey"):
-            if name in given:  # the proxy has another working folder
-                given[name] = str(Path(given[name]).expanduser().absolute())
         return Share(students=students_of(chosen.share), **given)
 
     def words(self) -> list[str]:
@@ -125,15 +127,29 @@ class Share:
         """Whether what goes over the network is encrypted."""
         return self.cert is not None
 
-    def seats(self, argv: Sequence[str]) -> int:
-        """Requests that are answered at once, of a vLLM with this command line.
+    def seats(self, argv: Sequence[str], *, context: int, kv_tokens: int | None) -> int:
+        """Requests that are answered at once.
+
+        As many as the largest that this share allows find room in the KV cache together: more would be put back by
+        vLLM in the middle of an answer, and computed again.
+
+        Args:
+            argv: of the vLLM.
+            context: in tokens, which no request exceeds.
+            kv_tokens: that its KV cache holds; None does not know yet.
 
         Example:
-            >>> Share().seats(["vllm", "serve", "--max-num-seqs", "64"]), Share(at_once=4).seats(["vllm"])
-            (64, 4)
+            >>> share, argv = Share(students=("ada",)), ["vllm", "serve", "--max-num-seqs", "64"]
+            >>> [share.seats(argv, context=40_960, kv_tokens=tokens) for tokens in (593_488, 33_760, None)]
+            [36, 2, 64]
         """
+        if self.at_once is not None:
+            return self.at_once
         planned = last_value(argv, "--max-num-seqs") or ""
-        return self.at_once or (int(planned) if planned.isdecimal() and int(planned) else _SEATS)
+        seats = int(planned) if planned.isdecimal() and int(planned) else _SEATS
+        if kv_tokens is None:
+            return seats
+        return max(1, min(seats, kv_tokens // min(self.prompt_tokens + self.max_tokens, context)))
 
 
 def students_of(text: str) -> tuple[str, ...]:
@@ -151,7 +167,16 @@ def students_of(text: str) -> tuple[str, ...]:
         if not 0 < number <= _LARGEST_CLASS:
             raise InvalidOption(f"--share {text}: a class has 1 to {_LARGEST_CLASS} students.")
         return tuple(f"student-{each:02d}" for each in range(1, number + 1))
-    names = tuple(name for part in text.split(",") if (name := " ".join(part.split())))
+    return _checked(name for part in text.split(",") if (name := " ".join(part.split())))
+
+
+def _checked(names: Iterable[str]) -> tuple[str, ...]:
+    """The names.
+
+    Raises:
+        InvalidOption: one of them cannot be a name, or stands there twice, or there is none.
+    """
+    names = tuple(names)
     for name in names:
         if not _NAME.fullmatch(name):
             raise InvalidOption(f"{name!r} cannot name a student: use letters, digits and . _ - @ ' such as ada,ben.")

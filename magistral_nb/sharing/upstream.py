@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from magistral_nb.asking.endpoint import UNIX, Endpoint
+from magistral_nb.asking.endpoint import Endpoint
 from magistral_nb.asking.wire import error_text
 from magistral_nb.serving import registry
 from magistral_nb.sharing.refused import Refused
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _TIMEOUT = httpx.Timeout(300.0, connect=5.0, write=30.0, pool=None)
 _DOWN_SECONDS = 10.0  # after which asking again makes sense: most boots take longer, but nobody knows how much
 _DYING_LOOKS, _LOOK_SECONDS = 100, 0.1  # vLLM's HTTP server outlives its engine by some seconds
+_CACHE_INFO, _LABEL = "vllm:cache_config_info{", re.compile(r'(\w+)="(\d+)"')
 _WORDS = {"booting": "is booting", "failed": "is down"}  # of a state's status; others speak for themselves
 _OK, _BAD, _TOO_LARGE, _UNPROCESSABLE = 200, 400, 413, 422
 
@@ -119,6 +121,20 @@ class Upstream:
         except (ValueError, KeyError, TypeError) as error:
             raise _down("could not count the prompt") from error
 
+    async def kv_tokens(self) -> int | None:
+        """Tokens that its KV cache holds; None where that is not told.
+
+        Raises:
+            Refused: it is down.
+        """
+        state = self.ready()
+        client, endpoint = self._connected(state)
+        try:
+            reply = await client.get(f"{endpoint.root_url}/metrics", headers=_headers(state))
+        except httpx.HTTPError as error:
+            raise _down("is down") from error
+        return kv_tokens_in(reply.text)
+
     async def close(self) -> None:
         """Close all connections."""
         if self._client is not None:
@@ -132,11 +148,22 @@ class Upstream:
                 task = asyncio.create_task(self._client.aclose())  # what still runs there is lost anyway
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
-            uds = base_url.removeprefix(UNIX) if base_url.startswith(UNIX) else None
-            transport = httpx.AsyncHTTPTransport(uds=uds, limits=httpx.Limits(max_connections=None))
-            self._client = httpx.AsyncClient(transport=transport, timeout=_TIMEOUT, trust_env=False)
+            self._client = httpx.AsyncClient(
+                limits=httpx.Limits(max_connections=None), timeout=_TIMEOUT, trust_env=False
+            )
             self._base_url = base_url
         return self._client, Endpoint(base_url, state.plan.model)
+
+
+def kv_tokens_in(page: str) -> int | None:
+    r"""Tokens that the KV caches of a vLLM hold together, as its /metrics page tells; None where it does not.
+
+    Example:
+        >>> kv_tokens_in('vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="2110"} 1.0\n')
+        33760
+    """
+    caches = [dict(_LABEL.findall(line)) for line in page.split("\n") if line.startswith(_CACHE_INFO)]
+    return sum(int(each.get("block_size", 0)) * int(each.get("num_gpu_blocks", 0)) for each in caches) or None
 
 
 def _headers(state: ServerState) -> dict[str, str]:

@@ -33,7 +33,7 @@ from classroom import state_of, until
 
 from magistral_nb.serving import registry
 from magistral_nb.sharing import key_ring, usage
-from magistral_nb.sharing.share import Share
+from magistral_nb.sharing.share import Share, students_of
 
 STUDENTS = 32
 STAMP = re.compile(rb'"reasoning": ?" ([\d.]+)"')
@@ -100,10 +100,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "default.json"
         direct = int(server.stdout.readline())
-        share = Share(at_once=STUDENTS, tokens_per_minute=10**9)
+        share = Share(students=students_of(str(STUDENTS)), at_once=STUDENTS, tokens_per_minute=10**9)
         registry.save(path, state_of(f"http://127.0.0.1:{direct}/v1", share))
-        names = [f"student-{n}" for n in range(STUDENTS)]
-        keys = list(key_ring.add(key_ring.path_of(path), names).keys.values())
+        keys = list(key_ring.add(key_ring.path_of(path), share.students).keys.values())
         proxy = subprocess.Popen([sys.executable, "-P", "-m", "magistral_nb.sharing.proxy", str(path)])
         try:
             report = usage.path_of(path)

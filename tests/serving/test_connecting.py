@@ -237,6 +237,13 @@ def test_the_key_of_a_host_goes_to_that_host_only(stand_in, monkeypatch):
     assert magistral_nb.connect(stand_in.url).api_key == "ours"
 
 
+def test_a_key_that_goes_readable_over_the_network_is_told(stand_in):
+    elsewhere = stand_in.url.replace("127.0.0.1", "127.1")  # another name of this machine, which looks like another one
+    assert found(magistral_nb.connect(elsewhere, api_key="k"))["secrecy"] == "not encrypted"
+    assert "secrecy" not in found(magistral_nb.connect(elsewhere))
+    assert "secrecy" not in found(magistral_nb.connect(stand_in.url, api_key="k"))
+
+
 def test_a_price_makes_costs(stand_in):
     magistral_nb.connect(stand_in.url, price_per_hour=3600)
     stand_in.enqueue(deltas(GOOD))

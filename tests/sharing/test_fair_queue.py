@@ -132,3 +132,16 @@ def test_a_long_thought_is_forgotten_after_an_hour():
     assert queue.had("ada", 600.0) == 4000
     assert queue.had("ada", 3600.0) < 130
     assert queue.had("nobody", 0.0) == 0
+
+
+def test_with_fewer_seats_nobody_waits_for_more_than_there_are():
+    queue = FairQueue(seats=4, per_student=2)
+    held = queue.join("ada", 2)
+    queue.admit(0.0)
+    waits = queue.join("ben", 2)
+    queue.resize(1)
+    assert (queue.admit(0.0), queue.running, queue.per_student) == ([], 2, 1), "who sits, stays"
+    queue.leave(held)
+    assert queue.admit(0.0) == [waits]
+    queue.resize(4)
+    assert queue.join("cleo", 3).seats == 2

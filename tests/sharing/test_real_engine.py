@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ import magistral_nb
 from magistral_nb.serving import metrics, registry
 from magistral_nb.serving.server import find_server
 from magistral_nb.sharing import key_ring
-from magistral_nb.sharing.share import Share
+from magistral_nb.sharing.share import Share, students_of
 from magistral_nb.sharing.usage import Usage
 
 pytestmark = pytest.mark.engine
@@ -40,9 +41,10 @@ class Shared(ProxyProcess):
     def __init__(self, folder, home, server, students="ada,ben", **share):
         self.path = folder / f"{server}.json"
         own = registry.read(home / "data" / "servers" / self.path.name)
-        self.state = own.with_(share=Share(**share))
+        terms = replace(own.terms, share=Share(students=students_of(students), **share))
+        self.state = own.with_(terms=terms)
         registry.save(self.path, self.state)
-        self.keys = key_ring.add(key_ring.path_of(self.path), students.split(",")).keys
+        self.keys = key_ring.add(key_ring.path_of(self.path), terms.share.students).keys
 
     def __enter__(self):
         return self.ready()

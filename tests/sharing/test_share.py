@@ -63,6 +63,28 @@ def test_what_makes_no_sense_is_told(words, says):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("share", "says"),
+    [
+        ({"students": ()}, "Nobody is named"),
+        ({"students": ["ada", "ada"]}, "stands there twice"),
+        ({"students": "ada"}, "stands there twice"),
+        ({"students": ("b/n",)}, "cannot name a student"),
+        ({"students": ("ada",), "certkey": "k"}, "add --share-cert"),
+    ],
+)
+def test_in_python_it_is_told_as_well(share, says):
+    with pytest.raises(errors.InvalidOption, match=says):
+        Share(**share)
+
+
+def test_in_python_a_certificate_may_stand_in_the_working_folder_as_well(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    share = Share(students=["ada"], cert="c.pem", certkey="~/k.pem")
+    assert (share.cert, share.certkey) == (str(tmp_path / "c.pem"), str(Path.home() / "k.pem"))
+    assert share == Share.from_dict(dataclasses.asdict(share))
+
+
 def test_one_student_is_written_with_a_comma_or_behind_the_model():
     assert typed("--share", "ada,").students == ("ada",)
     assert typed("abacus", "--share", "ada").students == ("ada",)
@@ -185,7 +207,7 @@ def test_a_proxy_that_is_not_there_is_told():
 def shared(home):
     """A server that is shared with ada and ben."""
     path = registry.path_of("default")
-    registry.save(path, state_of("http://127.0.0.1:1/v1", Share(), engine=ME))
+    registry.save(path, state_of("http://127.0.0.1:1/v1", Share(students=("ada", "ben")), engine=ME))
     ring = key_ring.add(key_ring.path_of(path), ["ada", "ben"])
     usage.save(usage.path_of(path), Report(ME, "127.0.0.1", 8443, tls=False, seats=8, students=FOLK))
     return ring

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 import time
@@ -10,6 +11,7 @@ import httpx
 import pytest
 from classroom import QUESTION, UPSTREAM_KEY, Stream, error_of, until
 from stand_in import (
+    Reply,
     StandIn,
     answer,
     content,
@@ -27,8 +29,9 @@ from stand_in import (
 
 from magistral_nb.private_file import write_private
 from magistral_nb.processes import Process
+from magistral_nb.serving import registry
 from magistral_nb.serving.terms import Terms
-from magistral_nb.sharing import key_ring, reply as reply_module, upstream
+from magistral_nb.sharing import key_ring, proxy, reply as reply_module, upstream
 from magistral_nb.sharing.share import Share
 
 SHARE = {"at_once": 1, "per_student": 1}
@@ -72,16 +75,6 @@ def test_a_server_that_is_gone_is_told_and_found_again_where_it_comes_back(room,
     room.write()
     room.vllm.enqueue(deltas(SHORT))
     assert room.ask(ada).status_code == 200
-
-
-def test_a_server_on_a_unix_socket_is_reached(room, ada, tmp_path):
-    with StandIn(key=UPSTREAM_KEY, unix=str(tmp_path / "vllm.sock")) as other:
-        room.write(base_url=other.url)
-        try:
-            other.enqueue(deltas(SHORT))
-            assert room.ask(ada).text.endswith("data: [DONE]\n\n")
-        finally:
-            room.write()
 
 
 def test_a_server_that_dies_in_mid_stream_ends_it_with_an_error(room, ada):
@@ -135,7 +128,7 @@ def test_a_server_that_goes_while_some_wait_tells_them_at_their_turn(room, ada, 
 
 
 ME = Process.of(os.getpid())
-AGAIN = Terms(share=Share(**SHARE), restart="on-failure")
+AGAIN = Terms(share=Share(students=("ada",), **SHARE), restart="on-failure")
 
 
 @pytest.fixture
@@ -159,6 +152,23 @@ def test_while_the_server_is_started_again_whoever_waits_goes_on_waiting(kept, a
         assert (cleo.status_code, "is booting" in error_of(cleo)["message"]) == (503, True), "who comes now is told"
         kept.write(terms=AGAIN, supervisor=ME, engine=ME)
         assert second.rest().endswith("data: [DONE]")
+
+
+@pytest.mark.parametrize(
+    ("blocks", "engine", "seats"), [(750, Process(4, 0.0), 6), (9, Process(2, 0.0), 1), (10**6, Process(3, 0.0), 64)]
+)
+def test_there_are_as_many_seats_as_have_room_in_the_engine_s_memory(room, monkeypatch, blocks, engine, seats):
+    monkeypatch.setattr(proxy, "_REPORT_SECONDS", 0.05)
+    share = Share(students=("ada",), max_tokens=1000, prompt_tokens=1000)
+    plan = dataclasses.replace(registry.read(room.path).plan, argv=("vllm", "serve", "--max-num-seqs", "64"))
+    page = f'vllm:cache_config_info{{block_size="16",engine="0",num_gpu_blocks="{blocks}"}} 1.0\n'
+    monkeypatch.setitem(room.vllm.pages, "/metrics", Reply(chunks=(page.encode(),)))
+    room.write(terms=Terms(share=share), plan=plan, engine=engine)
+    try:
+        until(lambda: (room.room.seats, room.report.seats) == (seats, seats))
+    finally:
+        room.write()
+        room.room.resize(SHARE["at_once"])
 
 
 def test_a_supervisor_that_dies_meanwhile_leaves_nobody_waiting(kept, ada, ben):
