@@ -148,7 +148,7 @@ def main():
     if behaviour == "leaver":
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     if behaviour == "chatty":
-        for number in range(120_000):
+        for number in range(150_000):
             sys.stderr.write(f"INFO 11-21 [loggers.py:259] Engine 000: line {number} of a log that grows and grows\n")
     if behaviour in {"confiding", "betraying"}:
         for name in os.environ[CONFIDED].split():

@@ -229,7 +229,7 @@ def test_a_talkative_engine_does_not_fill_the_disk(serve, behave, room):
     assert path.stat().st_size > log_file.MOST_BYTES
     until(lambda: path.stat().st_size < log_file.MOST_BYTES / 10, "the log is cut", 30)
     assert server.reason("count 5").text == "Done."
-    assert "line 119999" in path.with_name("default.log.1").read_text()
+    assert "line 149999" in path.with_name("default.log.1").read_text()
 
 
 def test_its_log_is_removed(serve, room, status):
