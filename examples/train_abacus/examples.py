@@ -31,21 +31,21 @@ OTHER_SYSTEM_PROMPTS = (
 # How often each level of a kind is drawn: the hard ones more often, since they have more to learn.
 WEIGHTS = {
     "add": (1, 1.5, 2, 3, 4, 7),
-    "subtract": (1, 2, 2, 4, 4, 8),
-    "terms": (5, 4, 6),
+    "subtract": (2, 2, 2, 4, 4, 8),
+    "terms": (8, 4, 6),
     "multiply": (2, 2, 3, 4, 4, 7),
-    "divide": (2.5, 3, 5, 7, 8),
-    "compare": (2, 5, 10),
+    "divide": (2.5, 3, 5, 10, 11),
+    "compare": (8, 5, 10),
     "decimals": (2, 3, 4),
     "percent": (3, 3),
     "shopping": (4, 6),
     "counting": (4, 4),
-    "sharing": (3,),
+    "sharing": (12,),
     "ages": (5,),
     "money": (4, 6),
     "speed": (5, 3.5, 4),
     "second turn": (5,),
-    "off-domain": (7,),
+    "off-domain": (10,),
 }
 CELLS = [(kind, level) for kind, levels in LEVELS.items() for level in range(1, levels + 1)]
 _CUMULATED = [weight for kind in LEVELS for weight in WEIGHTS[kind]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from magistral_nb.abacus.story import Story, told
 from magistral_nb.abacus.trips import TRIPS
-from magistral_nb.abacus.wordings import wordings
+from magistral_nb.abacus.wordings import lines, wordings
 
 _MONEY_LEFT = """How much money is left?
     How much is left?
@@ -190,6 +190,22 @@ EVERYDAY = (
                 How many {t} are in each of them?
                 How many {t} is that for each?""",
             ),
+            *lines("""{n} packs {a} {t} into {b} boxes, the same number in each. How many {t} are in one box?
+            {a} {t} are packed into {b} boxes. How many {t} are in one box?
+            {n} puts {a} {t} into {b} baskets, as many in each. How many {t} are in one basket?
+            {n} puts {a} {t} in {b} jars, the same number in each. How many {t} does one jar hold?
+            {n} lays {a} {t} in {b} rows. How many {t} are in one row?
+            {a} {t} stand on {b} shelves, as many on each. How many {t} are on one shelf?
+            {n} puts {a} {t} on {b} trays. How many {t} are on each tray?
+            There are {a} {t} in {b} crates. How many {t} are in a crate?
+            {n} fills {b} drawers with {a} {t}. How many {t} are in every drawer?
+            {n} makes {b} piles of {a} {t}. How many {t} are in each pile?
+            {a} {t} are put into {b} bags, as many into each. How many {t} does each bag hold?
+            {n} fills {b} bags with {a} {t}. How many {t} are in every bag?
+            {b} bags hold {a} {t}, all of them as many. How many {t} are in a bag?
+            {n} sorts {a} {t} into {b} folders, the same number in each. How many {t} are in one folder?
+            {n} packs {a} {t} into {b} suitcases, the same number in each. How many {t} are in one suitcase?
+            {n} plants {a} {t} in {b} gardens, the same number in each. How many {t} are in one garden?"""),
         ),
     ),
     Story(
