@@ -98,6 +98,21 @@ def test_a_larger_thinking_budget_finds_more_answers(abacus):
     assert right == sorted(set(right))
 
 
+def test_many_samples_with_seeds_do_not_kill_the_engine(abacus):
+    """Read in two parts, as vLLM does where many prompts come at once, one with a seed ends it on a CPU."""
+    problems = [problem for problem in sample(2, SEED + 2) if problem.work]
+
+    async def at_once():
+        return await asyncio.gather(
+            *[
+                magistral_nb.areason(problem.question, server=abacus, temperature=1.0, seed=7, max_tokens=40)
+                for problem in problems
+            ]
+        )
+
+    assert {answer.finish_reason for answer in asyncio.run(at_once())} <= {"stop", "length"}
+
+
 def test_the_question_of_the_seeds(abacus):
     question = "If a train travels 120 km in 1.5 hours, what is its average speed in m/s?"
     answer = magistral_nb.reason(question, server=abacus, temperature=0)
