@@ -179,7 +179,7 @@ def _try_vllm(client: openai.OpenAI, endpoint: Endpoint, can: Abilities) -> Abil
     tokenized = beside(client, f"{endpoint.root_url}/tokenize", {"model": endpoint.model, "prompt": QUESTION})
     can = replace(can, tokenize=isinstance(tokenized.get("count"), int))
     question = Question(text=QUESTION)
-    body = _unstreamed(answer_request(endpoint, question, "Multiply 347×58.", _ANSWER_TOKENS))
+    body = _unstreamed(answer_request(endpoint, question, "347×58, about 300×60=18000.", _ANSWER_TOKENS))
     reply = _message(beside(client, "/chat/completions", body))
     if reply.get("content") and not any(reply.get(name) for name in THINKING_FIELDS):
         return replace(can, continuation=True)

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.engine]
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.ipynb"
 SERVE, ASK, FRAME = 1, 2, 3
 GROWN = 3  # different lengths of the trace, seen on the page
-TRACE = "Multiply 347×58."
+TRACE = "about 300×60=18000"
 ANSWER = "347 × 58 = 20126."
 
 

@@ -44,6 +44,7 @@ SINCE = {
         "--data-parallel-size",
         "--distributed-executor-backend",
         "--enable-chunked-prefill",
+        "--no-enable-chunked-prefill",
         "--max-num-seqs",
         "--speculative-config",
         "--enforce-eager",
