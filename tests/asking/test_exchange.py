@@ -53,22 +53,6 @@ def test_a_stream_is_asked_for_as_one(stand_in, server):
     assert stand_in.requests[0].headers["accept"] == "text/event-stream", "or jupyter-server-proxy holds it back"
 
 
-@pytest.mark.parametrize(
-    ("url", "headers"),
-    [
-        ("https://hub/user/ada/proxy/8000/v1", {"Authorization": "token of-hub", "X-API-Key": "key"}),
-        ("https://hub/user/ada/proxy/8000", {"Authorization": "token of-hub", "X-API-Key": "key"}),
-        ("https://api.example.com/v1", {}),
-        ("https://example.com/proxy/v1", {}),
-    ],
-)
-def test_the_token_of_a_hub_goes_through_a_hub_only(monkeypatch, url, headers):
-    monkeypatch.setenv(client.HUB_VARIABLE, "of-hub")
-    assert client._past_jupyter(Endpoint(url, "m", api_key="key")) == headers
-    monkeypatch.delenv(client.HUB_VARIABLE)
-    assert client._past_jupyter(Endpoint(url, "m", api_key="key")) == {}
-
-
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_busy_server_is_asked_again_until_it_has_time(stand_in, server, pauses, status):
     stand_in.enqueue(*[refuse(status, "busy")] * 3, deltas(GOOD))

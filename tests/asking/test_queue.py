@@ -58,10 +58,10 @@ def test_other_comments_are_none(line):
 
 
 def test_the_limit_for_the_first_token_does_not_run_out_in_the_queue(stand_in):
-    stand_in.enqueue(deltas([*(place(9 - each) for each in range(8)), *GOOD], delay=0.05))
-    result = asked(stand_in, first_token=0.2).follow([])
+    stand_in.enqueue(deltas([*(place(9 - each) for each in range(8)), *GOOD], delay=0.1))
+    result = asked(stand_in, first_token=0.7).follow([])  # all of them take longer, none of them alone
     assert (result.text, result.finish_reason, result.notes) == ("2", "stop", ())
-    assert 0.4 < result.time_to_first_token <= result.seconds
+    assert 0.7 < result.time_to_first_token <= result.seconds
 
 
 def test_it_does_once_the_queue_is_silent(stand_in):

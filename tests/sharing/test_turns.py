@@ -180,10 +180,12 @@ def test_what_was_streamed_until_a_student_went_counts(room, ada):
 
 def test_what_ran_unseen_until_a_student_went_counts_by_its_time(room, ada):
     room.vllm.enqueue(hang())
+    began = time.monotonic()
     with room.client(ada) as client, pytest.raises(httpx.TimeoutException):
         client.post("/v1/chat/completions", json={"messages": QUESTION}, timeout=0.5)
     until(lambda: room.room.running == 0)
-    assert 4 <= room.room.usage[ada].completion_tokens <= 10, "half a second at 600 tokens a minute"
+    most = 10 * (time.monotonic() - began) + 1
+    assert 4 <= room.room.usage[ada].completion_tokens <= most, "ten a second"
 
 
 def test_a_long_prompt_is_counted_and_refused(room, ada):
