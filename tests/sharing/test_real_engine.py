@@ -40,7 +40,8 @@ class Shared(ProxyProcess):
 
     def __init__(self, folder, home, server, students="ada,ben", **share):
         self.path = folder / f"{server}.json"
-        own = registry.read(home / "data" / "servers" / self.path.name)
+        (its_file,) = (home / "data" / "servers").glob(f"*/{self.path.name}")  # in this machine's own folder
+        own = registry.read(its_file)
         terms = replace(own.terms, share=Share(students=students_of(students), **share))
         self.state = own.with_(terms=terms)
         registry.save(self.path, self.state)
