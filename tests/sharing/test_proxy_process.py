@@ -116,7 +116,7 @@ def test_keys_that_cannot_be_trusted_are_told_in_the_log(tmp_path):
         assert room.ask("ada").status_code == 503
         code, said = room.end()
     assert (code, said.count("\n")) == (0, 1)
-    assert "other users may read or write it" in said
+    assert "others may read or write it" in said
 
 
 @pytest.fixture(scope="module")
