@@ -224,8 +224,7 @@ async def measure(options: argparse.Namespace, boot_seconds: float) -> None:
     if "slips" in options.parts:
         await slips(calculated, max(1, options.n // 10))
     if "votes" in options.parts:
-        hardest = sorted(calculated, key=lambda cell: shares.get(cell, CELLS.index(cell) / len(CELLS)))[:HARDEST]
-        await votes(hardest if shares else [("multiply", 6), ("subtract", 6)], max(1, options.n // 2))
+        await votes(sorted(calculated, key=shares.__getitem__)[:HARDEST], max(1, options.n // 2))
 
 
 def main() -> None:
@@ -236,6 +235,8 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=["speed", "cells", "budget", "slips", "votes"])
     parser.add_argument("--kinds", nargs="+", choices=LEVELS, default=[])
     options = parser.parse_args()
+    if "votes" in options.parts and "cells" not in options.parts:
+        parser.error("votes are asked on the hardest cells: add cells to --parts")
     engines = paths.engines()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ[paths.HOME_VARIABLE] = folder

@@ -71,7 +71,7 @@ def test_arithmetic_is_hardly_ever_refused_and_thoughts_end(asked):
     assert len(endless) <= len(asked) / 100, endless
 
 
-def test_no_check_is_false(asked):
+def test_hardly_any_check_is_false(asked):
     false = [(answer.prompt, *false_checks(answer.thinking)) for _, answer in asked if false_checks(answer.thinking)]
     assert len(false) <= len(asked) / 50, false
 
