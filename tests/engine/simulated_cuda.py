@@ -132,6 +132,9 @@ def show_card(card: Card) -> Callable[[Card], None]:
         def device_count(cls) -> int:
             return cls.there.count
 
+        def is_cumem_allocator_available(self) -> bool:
+            return True  # compiled into the CUDA wheel; what sleeps is allocated by it
+
     if vllm.platforms._current_platform is not None:
         raise Missing("something has asked for the platform already, and was told that this is a CPU")
     vllm.platforms._current_platform = Simulated()
