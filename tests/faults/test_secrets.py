@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.engine
 
+PACKAGE = Path(magistral_nb.__file__).parent
 HF_TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz012345"
 API_KEY = "sk-proj-0123456789abcdefghij"
 
@@ -237,7 +238,7 @@ def _places(trace: Any, key: str) -> Iterator[str]:
     """The package's functions of this traceback whose values show the key."""
     for frame, _ in traceback.walk_tb(trace):
         file = Path(frame.f_code.co_filename)
-        if any(key in _repr(value) for value in frame.f_locals.values()) and "magistral_nb" in file.parts:
+        if any(key in _repr(value) for value in frame.f_locals.values()) and file.is_relative_to(PACKAGE):
             yield f"{file.name}: {frame.f_code.co_name}"
 
 

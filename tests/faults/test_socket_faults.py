@@ -28,7 +28,7 @@ def sleepable(serve, monkeypatch):
 
 
 def sockets() -> list[str]:
-    return sorted(path.name for path in paths.sockets().iterdir())
+    return sorted(path.name for path in paths.sockets().glob("*.sock"))  # state files may lie beside them
 
 
 def test_stopped(sleepable):
