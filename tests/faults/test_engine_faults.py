@@ -190,6 +190,7 @@ def test_one_that_answers_is_not_idle(serve, room):
     until(lambda: server.status() == "ended", "then it has ended")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("word", ["busy", "unmeasured"])
 def test_one_that_says_it_is_busy_or_says_nothing_goes_on(serve, behave, word):
     behave(word)

@@ -128,6 +128,7 @@ def test_a_kernel_that_is_killed_in_mid_stream(kernel, room, engine, checkpoint)
     assert "'Done.'" in another.run("print(repr(_.reason('count 3').text))")
 
 
+@pytest.mark.long
 def test_a_kernel_that_is_restarted_in_mid_stream(kernel, serve, checkpoint, engine):
     server = serve()
     before = engine_of(server)

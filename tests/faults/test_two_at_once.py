@@ -112,6 +112,7 @@ def test_one_name_and_two_plans_end_with_one_server_and_one_refusal(kernels, roo
     assert next(line for line in told if not line.startswith("Process(")).startswith("NameTaken: ")
 
 
+@pytest.mark.long
 def test_a_serve_while_another_stops_waits_for_that_and_boots_anew(kernels, behave, room):
     """It is still up then, and takes two seconds to end."""
     behave("slow")
@@ -188,6 +189,7 @@ def test_a_stop_that_lasts_ends_no_later_server_of_the_name(kernels, behave, roo
     assert magistral_nb.Server().reason("count 3").text == "Done."
 
 
+@pytest.mark.long
 def test_a_replace_while_another_attaches_leaves_one(kernels, room):
     for _ in range(2):
         kernels.do(SERVE.format(""))

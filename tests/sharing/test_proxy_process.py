@@ -27,6 +27,7 @@ MIB = 2**20
 SHORT = [role([1, 2, 3]), reasoning("Hm.", [5, 6]), content("4", [7]), finish("stop"), usage(3, 4, 2), done()]
 
 
+@pytest.mark.long
 def test_told_to_end_it_ends_every_stream_with_a_line_and_a_new_one_goes_on(tmp_path):
     with ProxyProcess(tmp_path, "ada,ben", at_once=1) as room:
         root = room.root
@@ -53,6 +54,7 @@ def test_told_to_end_it_ends_every_stream_with_a_line_and_a_new_one_goes_on(tmp_
         assert (used.prompt_tokens, used.completion_tokens, used.running) == (5, 7, 0)
 
 
+@pytest.mark.long
 def test_killed_it_forgets_two_seconds_of_counts_at_most(tmp_path):
     with ProxyProcess(tmp_path, "ada,ben") as room:
         room.vllm.enqueue(deltas(SHORT), deltas(SHORT))
@@ -192,6 +194,7 @@ def test_one_who_asks_all_the_time_does_not_keep_others_waiting(tmp_path):
             thread.join()
 
 
+@pytest.mark.long
 def test_memory_stays_flat_and_nothing_is_left_behind(tmp_path):
     with ProxyProcess(tmp_path, 20, at_once=8, tokens_per_minute=10**9) as room:
         process, students = psutil.Process(room.process.pid), list(room.keys)

@@ -85,6 +85,7 @@ def test_of_all_that_vllm_has_nothing_but_our_pages_is_reachable(room, abacus):
                     assert room.state.api_key not in reply.text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("budget", [None, 0, 40, 100_000])
 def test_our_own_client_gets_the_same_as_without_the_proxy(room, abacus, budget):
     through = magistral_nb.connect(f"{room.root}/v1", api_key=room.keys["ada"], name="class")
@@ -97,6 +98,7 @@ def test_our_own_client_gets_the_same_as_without_the_proxy(room, abacus, budget)
     assert shared.usage == direct.usage
 
 
+@pytest.mark.long
 def test_several_samples_at_once_through_the_proxy(room):
     magistral_nb.connect(f"{room.root}/v1", api_key=room.keys["ada"], name="class")
     answers = magistral_nb.reason("What is 12 + 7?", server="class", samples=5)
@@ -121,6 +123,7 @@ def test_what_the_proxy_counts_is_what_vllm_counts(room, abacus):
     assert room.report.students["ben"].completion_tokens == generated() - before
 
 
+@pytest.mark.long
 def test_max_tokens_are_fitted_to_the_context_by_the_proxy(room, abacus):
     context = find_server(abacus).endpoint.context
     with room.client("ada") as client:
