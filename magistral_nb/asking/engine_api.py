@@ -34,6 +34,7 @@ class EngineApi:
     def __init__(self, base_url: str, api_key: str) -> None:
         """Nothing is asked yet."""
         self._base_url, self._api_key = base_url, api_key
+        del api_key  # should Ctrl-C strike below, a verbose traceback shows what has a name here
         self._connection: http.client.HTTPConnection | None = None
         self._is_cut = False
 

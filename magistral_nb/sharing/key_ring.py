@@ -65,8 +65,9 @@ class KeyRing:
 
     def to_text(self) -> str:
         """Names and keys in lines, to be handed out."""
-        rows = [f"{name:<{max(map(len, self.keys))}}  {key}" for name, key in self.keys.items()]
-        return "\n".join([_BEFORE, *rows, _AFTER, ""])
+        width = max(map(len, self.keys))
+        # Nothing that shows a key has a name, for a verbose traceback shows that.
+        return "\n".join([_BEFORE, *(f"{name:<{width}}  {key}" for name, key in self.keys.items()), _AFTER, ""])
 
     @staticmethod
     def from_json(text: str) -> KeyRing:

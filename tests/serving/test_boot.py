@@ -247,7 +247,7 @@ def test_supervisor_killed_during_the_boot_is_a_failed_boot(serve, checkpoint):
 
 def test_a_running_server_is_found_also_when_the_gpu_is_full(serve, monkeypatch):
     """The server itself holds the memory that a new plan would need (a simulated GPU; the engine is a stand-in)."""
-    from magistral_nb.serving import hardware
+    from magistral_nb.serving import freeing, hardware
 
     def machine(free: int = 80) -> hardware.Hardware:
         gpu = hardware.Gpu("NVIDIA H100 80GB HBM3", 80 << 30, free << 30, (9, 0))
@@ -256,6 +256,7 @@ def test_a_running_server_is_found_also_when_the_gpu_is_full(serve, monkeypatch)
     real = boot.find_engine
     monkeypatch.setattr(boot, "find_engine", lambda *a, **k: dataclasses.replace(real(*a, **k), build="cuda"))
     monkeypatch.setattr(hardware, "detect", machine)
+    monkeypatch.setattr(freeing, "_PATIENCE_SECONDS", 0.1)  # nothing frees what is simulated
     first = serve()
     monkeypatch.setattr(hardware, "detect", lambda: machine(free=2))
     assert serve().state().engine == first.state().engine
