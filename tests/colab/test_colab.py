@@ -126,7 +126,8 @@ def floors() -> dict[str, str]:
 
 def run_tests(image: Image, tests: Iterable[str], *, marks: str = FAST, **environment: str) -> None:
     chosen = [ROOT / "tests" / each for each in tests]
-    options = ["-q", "--tb=short", "-p", "no:cacheprovider", "-m", marks]
+    # The image's environment has no xdist, whose option the project's own settings hold.
+    options = ["-q", "--tb=short", "-p", "no:cacheprovider", "-o", "addopts=--strict-markers", "-m", marks]
     shown = run([image.python, "-m", "pytest", *options, *chosen], **environment)
     print(shown)
     assert re.search(r"\d{2,} passed", shown), shown

@@ -181,8 +181,6 @@ FLAGS = [
          r"and [\d.]+ of [\d.]+ GiB are free\.", "ValueError: Available memory on node 0 (", None),
     case("--served-model-name other", "renamed", "The server does not know its model as abacus: a raw flag gave it "
          "another name.", "The model `abacus` does not exist", PLAIN),
-    case("--api-key mine", "key_refused", "The server refuses the key that it was started with: a raw flag gave it "
-         "another one.", "Unauthorized", PLAIN),
 ]  # fmt: skip
 
 
@@ -202,8 +200,9 @@ LINES = [
          "tokens.", ""),
     case("-- --reasoning-parser magistral", "unknown_parser", "This vLLM has no reasoning parser named magistral.",
          "-- --reasoning-parser mistral"),
-    case("-- --max-num-batched-tokens 8 --max-num-seqs 16", "batch_below_requests", "A batch of 8 tokens cannot serve "
-         "16 requests at once.", "-- --max-num-batched-tokens 8 --max-num-seqs 8"),
+    case("-- --enable-chunked-prefill --max-num-batched-tokens 8 --max-num-seqs 16", "batch_below_requests",
+         "A batch of 8 tokens cannot serve 16 requests at once.",
+         "-- --enable-chunked-prefill --max-num-batched-tokens 8 --max-num-seqs 8"),
     case("-- --tokenizer-mode hf", "no_chat_template", "The tokenizer has no chat template, so that vLLM cannot word a "
          "question for the model.", "-- --tokenizer-mode mistral"),
     case("-- --kv-cache-memory-bytes 100000", "kv_no_memory", "Nothing is left for the KV cache: .* or "

@@ -43,13 +43,6 @@ REQUESTS = (
         remedy="Leave it away: Magistral does not use it.",
     ),
     on(
-        "key_refused",
-        r"^Unauthorized$",
-        cause="The server refuses the key that it was started with: a raw flag gave it another one.",
-        remedy="Every server gets a random key: leave away --api-key.",
-        changes=(("-- --api-key", None),),
-    ),
-    on(
         "renamed",
         r"The model `(?P<model>[^`]+)` does not exist",
         cause="The server does not know its model as {model}: a raw flag gave it another name.",
