@@ -181,7 +181,9 @@ def test_development_mode_is_out_of_another_user_s_reach(abacus, open_folder, mo
     """What `--sleepable` starts, but for sleeping itself, which a CPU cannot."""
     monkeypatch.setattr("tempfile.tempdir", str(open_folder))
     state = registry.load(abacus)
+    monkeypatch.setenv(paths.HOME_VARIABLE, str(open_folder / ("long" * 25)))  # no room for a socket's path beside it
     path = paths.sockets() / "doors.sock"
+    assert path.is_relative_to(open_folder)
     environment = engine_environment(state, os.environ, open_folder / "doors.json") | {"VLLM_SERVER_DEV_MODE": "1"}
     command = [*state.plan.argv, "--uds", str(path), *GUARDED]
     with (
