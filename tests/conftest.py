@@ -40,6 +40,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)  # Colab's image, on which some of these run, has no xdist
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """The fast tier on all cores at once; what starts engines and browsers, one after the other."""
     fast = all(f"not {marker}" in config.option.markexpr for marker in ("engine", "browser", "long"))

@@ -66,8 +66,8 @@ def test_the_limit_for_the_first_token_does_not_run_out_in_the_queue(stand_in):
 
 def test_it_does_once_the_queue_is_silent(stand_in):
     stand_in.enqueue(deltas([place(2), place(1)], delay=0.05, ending="hang"))
-    with pytest.raises(errors.Unreachable, match=r"no token within 0\.2 s"):
-        asked(stand_in, first_token=0.2).follow([])
+    with pytest.raises(errors.Unreachable, match=r"no token within 0\.8 s"):
+        asked(stand_in, first_token=0.8).follow([])
 
 
 def test_an_error_while_it_waits_is_told_as_the_proxy_words_it(stand_in):
